@@ -1,0 +1,3 @@
+"""Draw pictures from prompts."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Curation on PostgreSQL: queues, filters, captions, shards."""
+
+__all__: list[str] = []

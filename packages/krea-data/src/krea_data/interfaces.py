@@ -1,0 +1,61 @@
+"""The shapes that curation asks of its surroundings; each has a fake and a real implementation."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from krea_data.rows import Claim, Result, Row
+
+__all__ = ["Blobs", "Table", "Task"]
+
+
+class Task(Protocol):
+    """One per-row job. Its name is the result's column; `after` is the DAG.
+
+    A row is due when it has no result of this task, and every task in `after` has kept it.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def after(self) -> tuple[str, ...]: ...
+
+    def __call__(self, rows: Sequence[Row]) -> Sequence[Result]:
+        """Work on a batch, one result per row in order; raising fails the whole batch, which is then bisected."""
+        ...
+
+
+class Table(Protocol):
+    """Rows, their results and their queues. `krea_data.memory` defines correct, the krablet is durable."""
+
+    def claim(self, task: Task, worker: str, limit: int, lease_s: float) -> list[Claim]:
+        """Lease up to `limit` due rows to `worker`; nobody else gets them until the lease has run out."""
+        ...
+
+    def complete(self, task: str, results: Mapping[Claim, Result]) -> int:
+        """Store results and release their claims in one transaction; return how many claims were still held."""
+        ...
+
+    def fail(self, task: str, claim: Claim, error: str) -> None:
+        """Send a row to the end of the queue, with its error; after the last attempt it is set aside as dead."""
+        ...
+
+    def scan(self, *, kept_by: Sequence[str] = (), limit: int | None = None) -> Iterator[Row]:
+        """Rows in order of id with all their results; with `kept_by`, only those that these tasks kept."""
+        ...
+
+    def put(self, task: str, results: Mapping[str, Result]) -> None:
+        """Store results by row id without a claim (for passes over the whole table, such as dedup)."""
+        ...
+
+
+class Blobs(Protocol):
+    """Content-addressed bytes."""
+
+    def get(self, key: str) -> bytes: ...
+
+    def put(self, data: bytes) -> str:
+        """Store and return the key: the sha256 of the data in hex."""
+        ...
+
+

@@ -1,0 +1,3 @@
+"""Short wishes into detailed prompts."""
+
+__all__: list[str] = []

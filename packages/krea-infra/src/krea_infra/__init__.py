@@ -1,0 +1,3 @@
+"""Clusters for training and inference: select, launch, watch."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""The Krea 2 diffusion transformer: load, sample, adapt."""
+
+__all__: list[str] = []

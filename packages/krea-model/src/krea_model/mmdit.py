@@ -1,0 +1,245 @@
+"""The whole transformer of Krea 2 in one file. Parameter names are those of the released checkpoint.
+
+A batch is flat: the tokens of all samples lie end to end and `lengths` says where each ends, so nothing is ever
+computed on padding. Time runs from 1 (noise) to 0 (image); the output is the velocity noise - image.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from krea_model.attention import attend
+from krea_model.configs import Config
+from krea_model.interfaces import Conditioning, Grids
+
+__all__ = ["MMDiT"]
+
+
+class RMSNorm(nn.Module):
+    """RMS norm whose weight is stored around zero: it multiplies by 1 + scale, in fp32."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), x.shape[-1:], 1 + self.scale.float(), eps=1e-5).to(x.dtype)
+
+
+class QKNorm(nn.Module):
+    """Separate norms for queries and keys, over the head size."""
+
+    def __init__(self, head: int) -> None:
+        super().__init__()
+        self.qnorm = RMSNorm(head)
+        self.knorm = RMSNorm(head)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with a sigmoid gate on its output, before the output projection."""
+
+    def __init__(self, features: int, heads: int, kvheads: int) -> None:
+        super().__init__()
+        self.head = features // heads
+        self.wq = nn.Linear(features, heads * self.head, bias=False)
+        self.wk = nn.Linear(features, kvheads * self.head, bias=False)
+        self.wv = nn.Linear(features, kvheads * self.head, bias=False)
+        self.gate = nn.Linear(features, features, bias=False)
+        self.wo = nn.Linear(features, features, bias=False)
+        self.qknorm = QKNorm(self.head)
+
+    def forward(self, x: Tensor, lengths: Sequence[int], rope: Tensor | None = None) -> Tensor:
+        q, k, v = (w(x).unflatten(-1, (-1, self.head)) for w in (self.wq, self.wk, self.wv))
+        q, k = self.qknorm.qnorm(q), self.qknorm.knorm(k)
+        if rope is not None:
+            q, k = rotate(q, rope), rotate(k, rope)
+        out = attend(q, k, v, lengths).flatten(-2)
+        return self.wo(out * torch.sigmoid(self.gate(x)))
+
+
+class SwiGLU(nn.Module):
+    """(silu(x gate) * (x up)) down."""
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(features, hidden, bias=False)
+        self.up = nn.Linear(features, hidden, bias=False)
+        self.down = nn.Linear(hidden, features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Modulation(nn.Module):
+    """A learned table that a block adds to the shared modulation of the timestep; `rows` vectors in one tensor."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.lin = nn.Parameter(torch.zeros(*shape))
+
+
+class TextBlock(nn.Module):
+    """A pre-norm block without modulation and without positions."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.prenorm = RMSNorm(config.txtdim)
+        self.postnorm = RMSNorm(config.txtdim)
+        self.attn = Attention(config.txtdim, config.txtheads, config.txtkvheads)
+        self.mlp = SwiGLU(config.txtdim, config.txtmlp)
+
+    def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
+        x = x + self.attn(self.prenorm(x), lengths)
+        return x + self.mlp(self.postnorm(x))
+
+
+class TextFusion(nn.Module):
+    """Attend over the taps of each token, project the taps to one, attend over the tokens of each prompt."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.layerwise_blocks = nn.ModuleList(TextBlock(config) for _ in range(2))
+        self.projector = nn.Linear(config.txtlayers, 1, bias=False)
+        self.refiner_blocks = nn.ModuleList(TextBlock(config) for _ in range(2))
+
+    def forward(self, states: Tensor, lengths: Sequence[int]) -> Tensor:
+        tokens, taps, _ = states.shape
+        x = states.flatten(0, 1)
+        for block in self.layerwise_blocks:
+            x = block(x, (taps,) * tokens)
+        x = self.projector(x.unflatten(0, (tokens, taps)).transpose(1, 2)).squeeze(-1)
+        for block in self.refiner_blocks:
+            x = block(x, lengths)
+        return x
+
+
+class Block(nn.Module):
+    """A single-stream block; all blocks share one timestep modulation and add a table of their own."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.mod = Modulation(6 * config.features)
+        self.prenorm = RMSNorm(config.features)
+        self.postnorm = RMSNorm(config.features)
+        self.attn = Attention(config.features, config.heads, config.kvheads)
+        self.mlp = SwiGLU(config.features, config.mlp)
+
+    def forward(self, x: Tensor, mod: Tensor, lengths: Sequence[int], rope: Tensor) -> Tensor:
+        scale1, shift1, gate1, scale2, shift2, gate2 = (mod + self.mod.lin.to(mod.dtype)).chunk(6, -1)
+        x = x + spread(gate1, lengths) * self.attn(
+            modulate(self.prenorm(x), scale1, shift1, lengths), lengths, rope
+        )
+        return x + spread(gate2, lengths) * self.mlp(modulate(self.postnorm(x), scale2, shift2, lengths))
+
+
+class LastLayer(nn.Module):
+    """Modulated norm and the projection to velocity."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.modulation = Modulation(2, config.features)
+        self.norm = RMSNorm(config.features)
+        self.linear = nn.Linear(config.features, config.token_features)
+
+    def forward(self, x: Tensor, temb: Tensor, lengths: Sequence[int]) -> Tensor:
+        scale, shift = (temb + row.to(temb.dtype) for row in self.modulation.lin)
+        return self.linear(modulate(self.norm(x), scale, shift, lengths))
+
+
+class MMDiT(nn.Module):
+    """Velocity of a batch of images of any sizes under prompts of any lengths; see `interfaces.Velocity`.
+
+    Source: Krea 2 technical report, section "Architecture"; sizes and names from the released checkpoint.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        f = config.features
+        self.first = nn.Linear(config.token_features, f)
+        self.tmlp = nn.Sequential(nn.Linear(config.tdim, f), nn.GELU("tanh"), nn.Linear(f, f))
+        self.tproj = nn.Sequential(nn.GELU("tanh"), nn.Linear(f, 6 * f))
+        self.txtfusion = TextFusion(config)
+        self.txtmlp = nn.Sequential(
+            RMSNorm(config.txtdim), nn.Linear(config.txtdim, f), nn.GELU("tanh"), nn.Linear(f, f)
+        )
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.last = LastLayer(config)
+
+    def text(self, cond: Conditioning) -> Tensor:
+        """The text stage, `t f`: it depends on neither time nor image, so a sampler runs it once per prompt."""
+        states = cond.states.to(self.first.weight.dtype)
+        return self.txtmlp(self.txtfusion(states, cond.lengths))
+
+    def forward(
+        self, x: Tensor, t: Tensor, cond: Conditioning, grids: Grids, text: Tensor | None = None
+    ) -> Tensor:
+        """x: `s f` image tokens, t: `b` in [0, 1]; `text` replaces the text stage by its earlier result."""
+        text = self.text(cond) if text is None else text
+        image = self.first(x.to(self.first.weight.dtype))
+        sizes = [h * w for h, w in grids]
+        lengths = [n + m for n, m in zip(cond.lengths, sizes, strict=True)]
+        seq = interleave(text, image, cond.lengths, sizes)
+        rope = rope_table(cond.lengths, grids, self.config.axes, self.config.theta, x.device)
+        temb = self.tmlp(timestep_features(t, self.config.tdim).to(image.dtype))
+        mod = self.tproj(temb)
+        for block in self.blocks:
+            seq = block(seq, mod, lengths, rope)
+        return self.last(image_tokens(seq, cond.lengths, sizes), temb, sizes).to(x.dtype)
+
+
+def spread(per_sample: Tensor, lengths: Sequence[int]) -> Tensor:
+    """`b f` -> `s f`: repeat each sample's vector over its tokens."""
+    counts = torch.tensor(lengths, device=per_sample.device)
+    return per_sample.repeat_interleave(counts, 0, output_size=sum(lengths))
+
+
+def modulate(x: Tensor, scale: Tensor, shift: Tensor, lengths: Sequence[int]) -> Tensor:
+    """(1 + scale) x + shift with one scale and shift per sample."""
+    return x * (1 + spread(scale, lengths)) + spread(shift, lengths)
+
+
+def interleave(text: Tensor, image: Tensor, texts: Sequence[int], images: Sequence[int]) -> Tensor:
+    """All text tokens and all image tokens -> text and image of sample 0, of sample 1, and so on."""
+    pairs = zip(text.split(list(texts)), image.split(list(images)), strict=True)
+    return torch.cat([part for pair in pairs for part in pair])
+
+
+def image_tokens(seq: Tensor, texts: Sequence[int], images: Sequence[int]) -> Tensor:
+    """The image part of every sample of an interleaved sequence, end to end."""
+    sizes = [n for pair in zip(texts, images, strict=True) for n in pair]
+    return torch.cat(seq.split(sizes)[1::2])
+
+
+def timestep_features(t: Tensor, size: int) -> Tensor:
+    """Sinusoids of 1000 t, cosines first; t: `b` -> `b size`, fp32."""
+    half = size // 2
+    freqs = torch.exp(-math.log(1e4) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    args = t.float()[:, None] * 1000 * freqs
+    return torch.cat([args.cos(), args.sin()], -1)
+
+
+def rope_table(
+    texts: Sequence[int], grids: Grids, axes: Sequence[int], theta: float, device: torch.device
+) -> Tensor:
+    """cos and sin of every token's rotary angles, `s d/2 2`: text at the origin, image tokens at (0, row, column)."""
+    parts = []
+    for n, (h, w) in zip(texts, grids, strict=True):
+        parts.append(torch.zeros(n, 3, dtype=torch.float64))
+        rows, cols = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+        parts.append(torch.stack([torch.zeros_like(rows), rows, cols], -1).reshape(-1, 3).double())
+    pos = torch.cat(parts)
+    angles = torch.cat(
+        [pos[:, i, None] * theta ** (-torch.arange(0, m, 2, dtype=torch.float64) / m) for i, m in enumerate(axes)], -1
+    )
+    return torch.stack([angles.cos(), angles.sin()], -1).float().to(device)
+
+
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Rotate consecutive pairs of each head; x: `s n d`, rope: `s d/2 2`; computed in fp32."""
+    cos, sin = rope[:, None, :, 0], rope[:, None, :, 1]
+    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).to(x.dtype)

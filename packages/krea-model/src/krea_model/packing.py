@@ -1,0 +1,48 @@
+"""Latents to tokens and back, and how to take means per image of a flat batch."""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from krea_model.interfaces import Grids
+
+__all__ = ["image_mean", "pack", "per_token", "unpack"]
+
+
+def pack(latents: Sequence[Tensor] | Tensor, patch: int = 2) -> tuple[Tensor, list[tuple[int, int]]]:
+    """`c h w` latents (a list of any sizes, or a batch) -> tokens `s f` end to end, and their grids.
+
+    A token holds one patch, channel slowest: f = c * patch * patch.
+    """
+    tokens, grids = [], []
+    for z in latents:
+        if z.shape[-2] % patch or z.shape[-1] % patch:
+            raise ValueError(f"latent of {z.shape[-2]}x{z.shape[-1]} does not divide into {patch}x{patch} patches; pad or crop it")
+        tokens.append(rearrange(z, "c (h p) (w q) -> (h w) (c p q)", p=patch, q=patch))
+        grids.append((z.shape[-2] // patch, z.shape[-1] // patch))
+    return torch.cat(tokens), grids
+
+
+def unpack(tokens: Tensor, grids: Grids, patch: int = 2) -> list[Tensor]:
+    """Inverse of `pack`: a list of `c h w` latents."""
+    parts = tokens.split([h * w for h, w in grids])
+    return [
+        rearrange(part, "(h w) (c p q) -> c (h p) (w q)", h=h, w=w, p=patch, q=patch)
+        for part, (h, w) in zip(parts, grids, strict=True)
+    ]
+
+
+def per_token(values: Tensor, grids: Grids) -> Tensor:
+    """`b` -> `s 1`: one value per image, repeated over its tokens."""
+    counts = torch.tensor([h * w for h, w in grids], device=values.device)
+    return values.repeat_interleave(counts)[:, None]
+
+
+def image_mean(tokens: Tensor, grids: Grids) -> Tensor:
+    """`s f` -> `b`: mean over the tokens and features of each image."""
+    counts = torch.tensor([h * w for h, w in grids], device=tokens.device)
+    index = torch.arange(len(counts), device=tokens.device).repeat_interleave(counts)
+    sums = torch.zeros(len(counts), dtype=tokens.dtype, device=tokens.device).index_add(0, index, tokens.mean(-1))
+    return sums / counts

@@ -1,0 +1,3 @@
+"""Preference optimisation and multi-reward RL for flow models."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Style references for a Krea 2 model."""
+
+__all__: list[str] = []

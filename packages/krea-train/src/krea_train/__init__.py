@@ -1,0 +1,3 @@
+"""One training loop for every stage of a Krea 2 model."""
+
+__all__: list[str] = []
