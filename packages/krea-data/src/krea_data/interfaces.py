@@ -5,7 +5,7 @@ from typing import Protocol
 
 from krea_data.rows import Claim, Result, Row
 
-__all__ = ["Blobs", "Table", "Task"]
+__all__ = ["Blobs", "Queues", "Table", "Task", "WorkTable"]
 
 
 class Task(Protocol):
@@ -49,6 +49,26 @@ class Table(Protocol):
         ...
 
 
+class Queues(Protocol):
+    """What a worker asks of the queues beside claiming from them."""
+
+    def register(self, tasks: Sequence[Task]) -> None:
+        """Make the tasks and their `after` known: from now on rows reach them by themselves."""
+        ...
+
+    def pending(self, task: str) -> int:
+        """Rows that this task has yet to answer: due, waiting for another attempt, or leased by anybody."""
+        ...
+
+    def release(self, worker: str, *, crashed: bool = False) -> int:
+        """End every lease of this worker, as if never claimed, or as lost in a crash; return how many."""
+        ...
+
+
+class WorkTable(Table, Queues, Protocol):
+    """A table with its queues: what `krea_data.worker.run` works on."""
+
+
 class Blobs(Protocol):
     """Content-addressed bytes."""
 
@@ -57,5 +77,3 @@ class Blobs(Protocol):
     def put(self, data: bytes) -> str:
         """Store and return the key: the sha256 of the data in hex."""
         ...
-
-

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Claim", "Result", "Row"]
+__all__ = ["Claim", "Dead", "Result", "Row", "Stats"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,3 +48,24 @@ class Claim:
     token: int
     id: str
     attempt: int = field(compare=False, default=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dead:
+    """A row that a task gave up on: every attempt failed or took its worker down."""
+
+    id: str
+    error: str
+    attempts: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stats:
+    """Where one task stands, in rows. A queued row waits for its turn, a leased one is being worked on."""
+
+    done: int = 0
+    kept: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)  # by reason
+    queued: int = 0
+    leased: int = 0
+    dead: int = 0

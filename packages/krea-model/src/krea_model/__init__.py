@@ -1,3 +1,22 @@
 """The Krea 2 diffusion transformer: load, sample, adapt."""
 
-__all__: list[str] = []
+from krea_model.configs import Config, base, k2, small, tiny
+from krea_model.interfaces import Autoencoder, Conditioning, Grids, TextEncoder, Velocity
+from krea_model.mmdit import MMDiT
+from krea_model.sampling import noise, sample
+
+__all__ = [
+    "Autoencoder",
+    "Conditioning",
+    "Config",
+    "Grids",
+    "MMDiT",
+    "TextEncoder",
+    "Velocity",
+    "base",
+    "k2",
+    "noise",
+    "sample",
+    "small",
+    "tiny",
+]

@@ -1,0 +1,125 @@
+"""How much the quickstart does: each preset is a function that returns all its numbers."""
+
+from dataclasses import dataclass, replace
+
+from krea_model.configs import Config
+from krea_model.smallae import Sizes
+
+__all__ = ["PRESETS", "Preset", "Stage", "nano", "small", "smoke"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One training stage: resolution, length, rates, and which captions it sees.
+
+    lr_muon, lr: of the hidden matrices and of the rest. decay: last steps over which the rate falls to zero.
+    caption_mix: shares of the caption lengths; drop: share of empty prompts, which guidance needs.
+    """
+
+    name: str
+    side_px: int
+    steps: int
+    lr_muon: float = 0.01
+    lr: float = 2e-3
+    warmup: int = 20
+    decay: int = 0
+    caption_mix: tuple[tuple[str, float], ...] = (("long", 0.25), ("medium", 0.6), ("short", 0.15))
+    drop: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preset:
+    """Everything that decides what a quickstart does, besides its seed.
+
+    concepts: how many of the corpus's concepts are trained on, in all styles. rows: how many pictures are curated,
+    those of the concepts among them. evals: how many training pairs are drawn and ranked at the end.
+    """
+
+    name: str
+    concepts: int
+    rows: int
+    config: Config
+    autoencoder: Sizes
+    autoencoder_steps: int
+    stages: tuple[Stage, ...]
+    batch: int = 64
+    evals: int = 96
+    guidance: float = 2.0
+    sample_steps: int = 20
+    minutes: float = 9.0  # on two cores, for the first estimate
+
+
+def nano() -> Preset:
+    """Under ten minutes on two cores."""
+    return Preset(
+        name="nano",
+        concepts=160,
+        rows=2000,
+        config=Config(
+            features=192, layers=6, heads=3, kvheads=1, txtdim=96, txtlayers=3, txtheads=2, txtkvheads=2, channels=12
+        ),
+        autoencoder=Sizes(),
+        autoencoder_steps=900,
+        stages=(
+            Stage(name="pretrain-32", side_px=32, steps=400),
+            Stage(name="pretrain-64", side_px=64, steps=360),
+            Stage(
+                name="sft",
+                side_px=64,
+                steps=180,
+                decay=180,
+                warmup=0,
+                caption_mix=(("long", 0.1), ("medium", 0.8), ("short", 0.1)),
+            ),
+        ),
+    )
+
+
+def small() -> Preset:
+    """A few hours on two cores: the recipe of the checkpoint that ships with the sampler."""
+    first, second, third = nano().stages
+    return replace(
+        nano(),
+        name="small",
+        concepts=700,
+        rows=7012,
+        config=Config(
+            features=256, layers=8, heads=4, kvheads=2, txtdim=96, txtlayers=3, txtheads=2, txtkvheads=2, channels=12
+        ),
+        autoencoder_steps=4000,
+        stages=(
+            replace(first, steps=4000),
+            replace(second, steps=6000),
+            replace(third, steps=3000, decay=3000),
+        ),
+        evals=256,
+        minutes=180.0,
+    )
+
+
+def smoke() -> Preset:
+    """A minute and no beauty: every stage runs, for tests."""
+    first, second, third = nano().stages
+    return replace(
+        nano(),
+        name="smoke",
+        concepts=6,
+        rows=40,
+        config=Config(
+            features=64, layers=2, heads=2, kvheads=1, txtdim=32, txtlayers=3, txtheads=2, txtkvheads=2, channels=12
+        ),
+        autoencoder=Sizes(width=16, depth=1),
+        autoencoder_steps=30,
+        stages=(
+            replace(first, steps=12, warmup=2),
+            replace(second, steps=8, warmup=2),
+            replace(third, steps=6, decay=6),
+        ),
+        batch=8,
+        evals=6,
+        sample_steps=3,
+        minutes=1.0,
+    )
+
+
+PRESETS = {"nano": nano, "small": small, "smoke": smoke}

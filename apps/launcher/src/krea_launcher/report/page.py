@@ -1,0 +1,154 @@
+"""report.html: what went in, what was dropped and why, how training went, what the model draws, how to go on."""
+
+import base64
+import html
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from krea_infra.telemetry import read_json_lines
+
+from krea_launcher.corpus import picture
+from krea_launcher.report.curves import plot
+from krea_launcher.run import write
+
+if TYPE_CHECKING:
+    from krea_launcher.quickstart import Quickstart
+
+__all__ = ["write_report"]
+
+
+def write_report(work: "Quickstart") -> Path:
+    """Write the page of a finished run and return its path."""
+    sections = [_head(work), _sheets(work), _ranks(work), _funnel(work), _training(work), _costs(work), _next(work)]
+    style = files("krea_launcher.report").joinpath("style.css").read_text("utf-8")
+    title = f"Quickstart {work.preset.name}"
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{style}</style>'
+        f"<main>{''.join(sections)}</main></html>\n"
+    )
+    path = work.run.folder / "report.html"
+    write(path, page)
+    return path
+
+
+def _embedded(data: bytes, alt: str, kind: str = "") -> str:
+    return f'<img class="{kind}" alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    cells = lambda row, tag: "".join(f"<{tag}>{one}</{tag}>" for one in row)  # noqa: E731
+    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    return f"<table><thead><tr>{cells(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _head(work: "Quickstart") -> str:
+    curated, last = work.fact("curate"), work.fact(work.preset.stages[-1].name)
+    seconds = sum((work.run.facts(p.stem) or {}).get("seconds", 0) for p in (work.run.folder / "facts").glob("*.json"))
+    return (
+        f"<h1>A model that draws, from {curated['rows']:,} real pictures</h1>"
+        f"<p>{curated['kept']:,} pictures were kept by the curation. A Krea-2-shaped transformer of "
+        f"{last['parameters'] / 1e6:.1f} M parameters learned {len(work.vocabulary)} concepts in four styles from them. "
+        f"Preset <b>{work.preset.name}</b>, seed {work.seed}, {seconds / 60:.1f} minutes in all.</p>"
+    )
+
+
+def _sheets(work: "Quickstart") -> str:
+    parts = ["<h2>What it draws</h2><p>The same prompts from the same noise after every stage. The first column is the "
+             "corpus's own picture. The last rows are withheld: four pairs of a known concept and a known style that "
+             "were never trained on together, then concepts that were never trained on at all.</p>"]
+    for stage in reversed(work.preset.stages):
+        data = (work.run.folder / "sheets" / f"{stage.name}.png").read_bytes()
+        seen = f"<h3>After {stage.name}</h3>{_embedded(data, f'samples after {stage.name}', 'sheet')}"
+        last = stage is work.preset.stages[-1]
+        parts.append(seen if last else f"<details><summary>After {stage.name}</summary>{seen}</details>")
+    return "".join(parts)
+
+
+def _ranks(work: "Quickstart") -> str:
+    found = work.fact("judge")
+    rows = []
+    for name, key in (
+        ("samples, trained pairs", "trained"),
+        ("samples, withheld pairs", "withheld"),
+        ("real pictures of the withheld pairs", "real_withheld"),
+    ):
+        one = found[key]
+        if one["count"]:
+            share = f"{one['median_share']:.1%}"
+            rows.append((name, one["count"], f"{one['median_rank']:g}", share, one["recall_at_1"], one["recall_at_10"]))
+    n = found["concepts"]
+    rows.append(("chance", "", f"{(n + 1) / 2:g}", "50%", f"{1 / n:.3f}", f"{min(1, 10 / n):.3f}"))
+    return (
+        f"<h2>Is it what was asked for?</h2><p>Each sample is ranked by how near its concept is among all {n} concepts in a "
+        "joint space of pictures and words, fitted on real pictures only.</p>"
+        + _table(("what", "pictures", "median rank", "share of concepts", "recall at 1", "recall at 10"), rows)
+    )
+
+
+def _funnel(work: "Quickstart") -> str:
+    found = work.fact("curate")
+    rows = []
+    for step in found["funnel"]:
+        rows.append((step["task"], f"{step['seen']:,}", f"{step['kept']:,}", ""))
+        for reason, count in step["dropped"].items():
+            images = "".join(
+                _embedded(picture(work.run.folder, found["blobs"][one]), one, "thumb")
+                for one in step["examples"][reason]
+            )
+            rows.append(("", "", f"&minus;{count:,}", f"<b>{html.escape(reason)}</b><br>{images}"))
+    return "<h2>The funnel</h2>" + _table(("task", "seen", "kept", "dropped, with examples"), rows)
+
+
+def _training(work: "Quickstart") -> str:
+    lines = {stage.name: _points(work, stage.name, "loss") for stage in work.preset.stages}
+    last = work.preset.stages[-1].name
+    bins = {f"t from {b}": _points(work, last, f"loss_t{b}") for b in ("0.00", "0.25", "0.50", "0.75")}
+    return (
+        "<h2>Training</h2><div class='plots'><figure>"
+        + plot(lines, x="step of the stage", y="velocity loss")
+        + "<figcaption>Loss per stage</figcaption></figure><figure>"
+        + plot(bins, x="step", y="loss")
+        + f"<figcaption>Loss of {last} by time: 0 is the image, 1 is noise</figcaption></figure></div>"
+    )
+
+
+def _points(work: "Quickstart", stage: str, key: str) -> list[tuple[float, float]]:
+    """Steps and values; after an interruption a step may stand twice, the later line counts."""
+    lines = read_json_lines(work.run.folder / stage / "metrics.jsonl")
+    return sorted({line["step"]: line[key] for line in lines if key in line}.items())
+
+
+def _costs(work: "Quickstart") -> str:
+    rows = []
+    for name in ("fetch", "curate", "autoencoder", "encode", *(s.name for s in work.preset.stages), "judge"):
+        facts: Mapping[str, Any] = work.fact(name)
+        step = f"{facts['step_s'] * 1e3:.0f} ms" if "step_s" in facts else ""
+        memory = f"{facts['memory_bytes'] / 2**30:.2f} GiB" if "memory_bytes" in facts else ""
+        rows.append((name, f"{facts['seconds']:.0f} s", facts.get("steps", ""), step, memory, _note(facts)))
+    head = ("stage", "time", "steps", "time per step", "peak memory", "")
+    return "<h2>What it cost</h2>" + _table(head, rows)
+
+
+def _note(facts: Mapping[str, Any]) -> str:
+    if "psnr_db" in facts:
+        return f"{facts['psnr_db']} dB on {facts['held_out']} pictures that it did not see"
+    if "images_per_s" in facts:
+        return f"{facts['images_per_s']:.0f} images per second"
+    if "captions" in facts:
+        return f"{facts['captions']:,} captions"
+    return ""
+
+
+def _next(work: "Quickstart") -> str:
+    model, place = shlex.quote(str(work.run.folder / "model")), shlex.quote(str(work.run.folder / "curation"))
+    commands = (
+        ("Draw with it", f'uv run krea-sample "red apple, flat style" --model {model}'),
+        ("Look at the curation", f"uv run krea-curate funnel --home {place}"),
+        ("Train longer", "uv run krea-launch quickstart --preset small"),
+    )
+    rows = "".join(f"<dt>{name}</dt><dd><code>{html.escape(command)}</code></dd>" for name, command in commands)
+    return f"<h2>Go on</h2><dl>{rows}</dl>"

@@ -1,0 +1,88 @@
+"""The folder of one run: who works in it, which stages are finished, and what they found out."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from krea_data.krablet.folder import Hold
+
+__all__ = ["Run", "open_run"]
+
+
+class Run:
+    """A folder whose finished stages are facts in `facts/<stage>.json`; a stage is finished when its file is there."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.settings = dict(settings)
+
+    def path(self, *parts: str) -> Path:
+        """A place inside the run; its parent exists afterwards."""
+        path = self.folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def facts(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage found out, or None."""
+        try:
+            return json.loads((self.folder / "facts" / f"{stage}.json").read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def stage(self, name: str, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Do a stage unless it is finished; its seconds are added up over interrupted attempts."""
+        known = self.facts(name)
+        if known is not None:
+            return known
+        clock = self.path("facts", f".{name}.seconds")
+        before = float(clock.read_text()) if clock.exists() else 0.0
+        start = time.monotonic()
+        try:
+            found = dict(work())
+        finally:
+            write(clock, str(before + time.monotonic() - start))
+        found["seconds"] = round(before + time.monotonic() - start, 2)
+        write(self.path("facts", f"{name}.json"), json.dumps(found, indent=1, ensure_ascii=False))
+        return found
+
+
+@contextmanager
+def open_run(folder: Path, settings: Mapping[str, Any]) -> Iterator[Run]:
+    """A new or an interrupted run. ValueError if the folder is in use, or holds a run with other settings."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        hold = Hold(folder / ".lock", wait=False)
+    except BlockingIOError as error:
+        raise ValueError(f"{folder} is in use by another run; wait for it, or choose another --out") from error
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder} ({error.strerror}); choose another --out") from error
+    with hold:
+        state = folder / "run.json"
+        if state.exists():
+            old = json.loads(state.read_text("utf-8"))
+            odd = [key for key in settings if old.get(key) != json.loads(json.dumps(settings[key]))]
+            if odd:
+                raise ValueError(
+                    f"{folder} holds a run with another {odd[0]} ({short(old.get(odd[0]))}, now "
+                    f"{short(settings[odd[0]])}); choose another --out or remove it"
+                )
+        else:
+            write(state, json.dumps(settings, indent=1))
+        yield Run(folder, settings)
+
+
+def short(value: Any) -> str:
+    """The start of a value, for a message."""
+    text = json.dumps(value)
+    return text if len(text) < 60 else text[:57] + "..."
+
+
+def write(path: Path, text: str) -> None:
+    """Write a small file, whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, "utf-8")
+    os.replace(part, path)

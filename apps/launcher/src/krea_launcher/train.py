@@ -1,0 +1,92 @@
+"""One training stage of the demo: the weights of the stage before in, trained and averaged weights out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from krea_data.loader import Batches
+from krea_infra.telemetry import json_lines, tee
+from krea_model.initial import initialise
+from krea_model.mmdit import MMDiT
+from krea_model.smallae import SmallAutoencoder
+from krea_model.textcache import TextCache
+from krea_model.weights import write_tensors
+from krea_train.average import Average, constant
+from krea_train.loop import Settings, fit
+from krea_train.objectives.flow import FlowMatching
+from krea_train.optim import AdamW, Muon, Optimizer, warmup_stable_decay
+from safetensors.torch import load_file
+
+from krea_launcher.encode import Latents, autocast_dtype
+from krea_launcher.presets import Preset, Stage
+
+__all__ = ["Inputs", "load_model", "train"]
+
+OnStep = Callable[[int, int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """What every stage is given: pictures, latents by side, text, and where runs are kept."""
+
+    folder: Path
+    shards: Path
+    keep: Callable[[Mapping[str, Any]], bool]
+    latents: Callable[[int], Latents]
+    text: TextCache
+    autoencoder: SmallAutoencoder
+
+
+def load_model(preset: Preset, path: Path | None, seed: int) -> MMDiT:
+    """A model with the weights of a file, or fresh ones."""
+    model = MMDiT(preset.config)
+    if path is None:
+        return initialise(model, seed)
+    model.load_state_dict(load_file(path))
+    return model
+
+
+def train(inputs: Inputs, preset: Preset, stage: Stage, before: Stage | None, seed: int, on_step: OnStep) -> dict[str, Any]:
+    """Run or resume a stage; leaves `weights.safetensors` and `average.safetensors` in its folder."""
+    here = inputs.folder / stage.name
+    model = load_model(preset, inputs.folder / before.name / "weights.safetensors" if before else None, seed)
+    objective = FlowMatching(
+        latents=inputs.latents(stage.side_px),
+        text=inputs.text,
+        seed=seed,
+        patch=preset.config.patch,
+        caption_mix=dict(stage.caption_mix),
+        drop=stage.drop,
+    )
+    steps = stage.steps
+    settings = Settings(
+        steps=steps,
+        schedule=lambda step: warmup_stable_decay(step, steps=steps, warmup=stage.warmup, decay=stage.decay, floor=0.02),
+        autocast=autocast_dtype(),
+        folder=here / "checkpoints",
+        save_every_s=30,
+    )
+    average = Average(model, constant(0.99))
+    last: dict[str, float] = {}
+    state = fit(
+        model,
+        Batches(inputs.shards, preset.batch, seed=seed + len(stage.name), keep=inputs.keep, side_px=stage.side_px),
+        objective,
+        Optimizer(model, AdamW(lr=stage.lr), Muon(lr=stage.lr_muon)),
+        settings,
+        average=average,
+        log=tee(json_lines(here / "metrics.jsonl"), lambda step, m: (last.update(m), on_step(step, steps, m))[0]),
+    )
+    if state.ended:
+        raise KeyboardInterrupt
+    write_tensors(here / "weights.safetensors", model.state_dict(), {})
+    write_tensors(here / "average.safetensors", average.state_dict(), {})
+    parameters = sum(p.numel() for p in model.parameters())
+    return {
+        "steps": steps,
+        "images": state.images,
+        "parameters": parameters,
+        **{key: last[key] for key in ("loss", "step_s", "images_per_s", "memory_bytes") if key in last},
+    }

@@ -1,0 +1,43 @@
+"""One picture of many: prompts down, seeds across, labelled."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+__all__ = ["contact_sheet"]
+
+CELL_PX = 128  # smaller pictures are enlarged to this, so that a sheet can be judged by eye
+GAP_PX = 6
+LABEL_PX = 16
+
+
+def contact_sheet(images: Sequence[Image.Image], rows: Sequence[str], columns: Sequence[str]) -> Image.Image:
+    """Pictures row by row, all of one size, under the columns' labels and each row under its own label."""
+    if len(images) != len(rows) * len(columns):
+        raise ValueError(f"{len(images)} pictures do not fill {len(rows)} rows of {len(columns)}")
+    width, height = images[0].size
+    scale = max(1, -(-CELL_PX // max(width, height)))
+    width, height = width * scale, height * scale
+    step_x, step_y = width + GAP_PX, height + GAP_PX + LABEL_PX
+    sheet = Image.new("RGB", (GAP_PX + step_x * len(columns), GAP_PX + LABEL_PX + step_y * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(LABEL_PX - 4)
+    for j, label in enumerate(columns):
+        draw.text((GAP_PX + j * step_x, 2), fitted(label, width, font), "gray", font)
+    for i, label in enumerate(rows):
+        top = LABEL_PX + i * step_y
+        draw.text((GAP_PX, top + 2), fitted(label, sheet.width - 2 * GAP_PX, font), "black", font)
+        for j in range(len(columns)):
+            cell = images[i * len(columns) + j].convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+            sheet.paste(cell, (GAP_PX + j * step_x, top + LABEL_PX))
+    return sheet
+
+
+def fitted(label: str, width_px: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    """The label on one line, cut with an ellipsis where it would not fit."""
+    label = " ".join(label.split())
+    if font.getlength(label) <= width_px:
+        return label
+    while label and font.getlength(label + "...") > width_px:
+        label = label[:-1]
+    return label + "..."

@@ -1,0 +1,44 @@
+"""Where pictures go is settled, and tried, before anything is drawn."""
+
+import os
+from pathlib import Path
+
+import pytest
+from krea_sampler import picture
+from krea_sampler.delivery import target
+from PIL import Image
+
+
+def test_a_folder_is_made_and_names_come_from_the_picture(tmp_path: Path) -> None:
+    place = target(tmp_path / "new folder" / "deep", 3)
+    path = place.put(Image.new("RGB", (4, 4)), {"a": 1}, "fox-s0")
+    assert path == tmp_path / "new folder" / "deep" / "fox-s0.png"
+    assert picture.parameters(path) == {"a": 1}
+    assert os.listdir(path.parent) == ["fox-s0.png"]
+
+
+def test_a_named_file_is_exactly_that(tmp_path: Path) -> None:
+    place = target(tmp_path / "fox.PNG", 1)
+    assert place.put(Image.new("RGB", (4, 4)), {}, "ignored") == tmp_path / "fox.PNG"
+
+
+def test_what_cannot_work_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "there.png").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="exists"):
+        target(tmp_path / "there.png", 1)
+    with pytest.raises(ValueError, match="do not fit into"):
+        target(tmp_path / "two.png", 2)
+    with pytest.raises(ValueError, match="pictures are PNG"):
+        target(tmp_path / "fox.jpg", 1)
+    with pytest.raises(ValueError, match="cannot write to"):
+        target(tmp_path / "there.png" / "folder", 1)
+    assert (tmp_path / "there.png").read_bytes() == b"precious"
+
+
+def test_a_read_only_folder_is_said_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    if os.access(folder, os.W_OK):  # root may write anywhere but in the kernel's own folders
+        folder = Path("/proc/self")
+    with pytest.raises(ValueError, match=r"cannot write to .*; choose another place with --out"):
+        target(folder, 1)

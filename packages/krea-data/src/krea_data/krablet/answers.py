@@ -1,0 +1,187 @@
+"""Answers go in: with a claim (`complete_rows`), without one (`store_rows`), and new rows (`insert_rows`).
+
+Each is one transaction that stores the answers, empties the queue of them and fills the queues of the tasks that waited
+for them. All writers take rows in order of (slot, id), so they cannot deadlock. A statement does not see what commits
+while it waits for a lock, so what decides by the work of others takes its locks in a statement before: `store_rows`
+locks the rows of images, and so does `complete_rows` where a task waits for several others, since the last two answers
+may come at the same moment.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+from psycopg import Connection, sql
+
+from krea_data.krablet.arrays import Ints, Texts
+from krea_data.krablet.dag import Dag, StaleDag, kept, queue, result
+
+__all__ = ["Answer", "Entry", "complete_rows", "insert_rows", "store_rows"]
+
+_GIVEN = """
+with given as materialized (
+  select * from unnest(%(slots)s, %(ids)s, %(tokens)s, %(values)s, %(drops)s)
+    as g (slot, id, token, value, dropped)
+)"""
+_LOCK = """
+with given as materialized (select * from unnest(%(slots)s, %(ids)s) as g (slot, id)), locked as materialized (
+  select 1 from images i join given g using (slot, id) order by i.slot, i.id for no key update of i
+) select count(*) from locked"""
+_HELD = """
+, held as materialized (
+  select g.* from given g join {queue} q using (slot, id)
+  where q.token = g.token and (select dag from shard) = {dag} order by q.slot, q.id for update of q
+), gone as (
+  delete from {queue} q using held h where q.slot = h.slot and q.id = h.id
+)"""
+_KNOWN = """
+, held as materialized (
+  select g.* from given g join images i using (slot, id) where (select dag from shard) = {dag}
+)"""
+_UNQUEUE = """
+, queued as materialized (
+  select q.slot, q.id from held h join {queue} q using (slot, id) order by q.slot, q.id for update of q
+), gone as (
+  delete from {queue} q using queued h where q.slot = h.slot and q.id = h.id
+)"""
+_UNDEAD = ", undead as (delete from dead d using held h where d.task = {task} and d.slot = h.slot and d.id = h.id)"
+_STORED = """
+, stored as (
+  insert into {result} (slot, id, value, dropped)
+  select slot, id, value::jsonb, dropped from held order by slot, id
+  on conflict (slot, id) do update
+    set value = excluded.value, dropped = excluded.dropped, done_at = excluded.done_at
+)"""
+_NEXT = """
+, {name} as (
+  insert into {queue} (slot, id)
+  select slot, id from held h
+  where dropped is null and not exists (select from {result} r where r.slot = h.slot and r.id = h.id) {kept} {alive}
+  order by slot, id on conflict do nothing
+)"""
+_ALIVE = "and not exists (select from dead d where d.task = {task} and d.slot = h.slot and d.id = h.id)"
+_RECALL = """
+, {name} as (
+  delete from {queue} q using held h where h.dropped is not null and q.slot = h.slot and q.id = h.id
+)"""
+_INSERT = """
+with given as materialized (
+  select * from unnest(%(slots)s, %(ids)s, %(blobs)s, %(metas)s) as g (slot, id, blob, meta)
+), new as (
+  insert into images (slot, id, blob, meta)
+  select slot, id, blob, meta::jsonb from given where (select dag from shard) = {dag} order by slot, id
+  on conflict do nothing returning slot, id
+)"""
+_FIRST = (
+    ", {name} as (insert into {queue} (slot, id) select slot, id from new order by slot, id on conflict do nothing)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a task says of a row, as it goes over the wire."""
+
+    slot: int
+    id: str
+    value: str  # JSON
+    dropped: str | None
+    token: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A new row, as it goes over the wire."""
+
+    slot: int
+    id: str
+    blob: str
+    meta: str  # JSON
+
+
+def complete_rows(connection: Connection, dag: Dag, task: str, answers: Sequence[Answer]) -> int:
+    """Store the answers whose tokens still hold their rows in the queue, and return how many these are."""
+    statement = _composed([_GIVEN, _HELD, _STORED], dag, task, _nexts(dag, task, known=False), "count(*) from held")
+    given = _columns(answers)
+    if not dag.meets(task):
+        return _done(connection, statement, given, dag)
+    with connection.transaction():
+        connection.execute(_LOCK, given)
+        return _done(connection, statement, given, dag)
+
+
+def store_rows(connection: Connection, dag: Dag, task: str, answers: Sequence[Answer]) -> set[str]:
+    """Store answers by id inside a transaction of the caller, whoever holds the rows; return the ids not there."""
+    first: list[LiteralString] = [_GIVEN, _KNOWN, _UNDEAD]
+    if task in dag.queued:
+        first.append(_UNQUEUE)
+    second: list[LiteralString] = [_GIVEN, _KNOWN, _STORED]
+    given = _columns(answers)
+    connection.execute(_LOCK, given)
+    _done(connection, _composed(first, dag, task, [], "count(*) from held"), given, dag)
+    ids = "coalesce(array_agg(id), '{}') from held"
+    effects = [*_nexts(dag, task, known=True), *_recalls(dag, task)]
+    known = _done(connection, _composed(second, dag, task, effects, ids), given, dag)
+    return {answer.id for answer in answers} - set(known)
+
+
+def insert_rows(connection: Connection, dag: Dag, entries: Sequence[Entry]) -> int:
+    """Take in the rows whose ids are new, queue them for the tasks that wait for none, and return how many."""
+    first = [sql.SQL(_FIRST).format(name=sql.Identifier(f"next_{name}"), queue=queue(name)) for name in dag.first()]
+    statement = _composed([_INSERT], dag, "", first, "count(*) from new")
+    given = {
+        "slots": Ints([entry.slot for entry in entries]),
+        "ids": Texts([entry.id for entry in entries]),
+        "blobs": Texts([entry.blob for entry in entries]),
+        "metas": Texts([entry.meta for entry in entries]),
+    }
+    return _done(connection, statement, given, dag)
+
+
+def _columns(answers: Sequence[Answer]) -> dict[str, Ints | Texts]:
+    return {
+        "slots": Ints([answer.slot for answer in answers]),
+        "ids": Texts([answer.id for answer in answers]),
+        "tokens": Ints([answer.token for answer in answers]),
+        "values": Texts([answer.value for answer in answers]),
+        "drops": Texts([answer.dropped for answer in answers]),
+    }
+
+
+def _composed(
+    parts: Sequence[LiteralString], dag: Dag, task: str, more: Sequence[sql.Composed], last: LiteralString
+) -> sql.Composed:
+    """The parts with the task's names, then what follows for others, then the version of the DAG and `last`."""
+    names = {"dag": sql.Literal(dag.version), "task": sql.Literal(task)}
+    if task:
+        names |= {"queue": queue(task), "result": result(task)}
+    head = [sql.SQL(part).format(**names) for part in parts]
+    return sql.Composed([*head, *more, sql.SQL(" select (select dag from shard), "), sql.SQL(last)])
+
+
+def _nexts(dag: Dag, task: str, *, known: bool) -> list[sql.Composed]:
+    """Queue what the task kept for the tasks that waited for it; `known` rows may have been here before."""
+    return [
+        sql.SQL(_NEXT).format(
+            name=sql.Identifier(f"next_{name}"),
+            queue=queue(name),
+            result=result(name),
+            kept=kept([other for other in dag.after[name] if other != task], "h"),
+            alive=sql.SQL(_ALIVE).format(task=sql.Literal(name)) if known else sql.SQL(""),
+        )
+        for name in dag.next(task)
+    ]
+
+
+def _recalls(dag: Dag, task: str) -> list[sql.Composed]:
+    """Take what the task dropped out of the queues of the tasks that waited for it."""
+    return [
+        sql.SQL(_RECALL).format(name=sql.Identifier(f"recall_{name}"), queue=queue(name)) for name in dag.next(task)
+    ]
+
+
+def _done(connection: Connection, statement: sql.Composed, given: Mapping[str, Ints | Texts], dag: Dag) -> Any:
+    """Execute, and return the last column of the one row, or raise `StaleDag` where the shard has another DAG."""
+    row = connection.execute(statement, given).fetchone()
+    if row is None or row[0] != dag.version:
+        raise StaleDag
+    return row[1]

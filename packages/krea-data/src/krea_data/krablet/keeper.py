@@ -1,0 +1,119 @@
+"""The one process that starts and stops the servers of a cluster folder: `python -m krea_data.krablet.keeper ROOT N`.
+
+It starts what is not running, starts again what died, and ends with the last user of the folder, even if that user was
+killed. It is started by `server.up`, leaves the terminal and goes on in the background; if it is killed itself, the
+servers go on, and the next keeper takes them over.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from krea_data.krablet.binaries import account, programs, reachable
+from krea_data.krablet.errors import ServerError
+from krea_data.krablet.folder import FIRST_PORT, Folder, Hold, explained
+from krea_data.krablet.postmaster import Postmaster
+from krea_data.krablet.sockets import socket_folder
+
+__all__ = ["main"]
+
+_POLL_S = 0.3
+
+
+def main(arguments: list[str]) -> int:
+    """Keep the servers of a folder; returns when this process has no more to do, with 1 and a sentence on stderr."""
+    folder, shards = Folder(Path(arguments[0])), int(arguments[1])
+    try:
+        with explained(folder.root):
+            mine = folder.keep()
+            if mine is None:
+                return 0  # there is a keeper
+            servers = prepare(folder, shards)
+    except ServerError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    if os.fork():
+        return 0  # the child holds the lock
+    os.setsid()
+    try:
+        keep(folder, servers, mine)
+    except ServerError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            folder.error.write_text(f"{error}\n", "utf-8")
+        stop(servers)
+    return 0
+
+
+def prepare(folder: Folder, shards: int) -> list[Postmaster]:
+    """The servers of the folder, not yet started, and their sockets' place made known."""
+    user = account(folder.shard(0))
+    if user.own and folder.shard(0).exists() and folder.shard(0).stat().st_uid != user.uid:
+        raise ServerError(f"{folder.root} belongs to another user's databases; be that user, or name another folder")
+    place = reachable(programs(), user)
+    sockets = socket_folder(folder.root, user)
+    temporary = folder.sockets.with_suffix(".new")
+    temporary.write_text(f"{sockets}\n", "utf-8")
+    temporary.replace(folder.sockets)
+    return [
+        Postmaster(
+            data=folder.shard(number),
+            log=folder.shard(number).with_suffix(".log"),
+            place=place,
+            user=user,
+            sockets=sockets,
+            port=FIRST_PORT + number,
+        )
+        for number in range(shards)
+    ]
+
+
+def keep(folder: Folder, servers: list[Postmaster], mine: Hold) -> None:
+    """Have the servers running while there are users, then stop them; SIGTERM stops them at once."""
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    with explained(folder.root), ThreadPoolExecutor(len(servers)) as pool:
+        list(pool.map(Postmaster.ensure, servers))
+    while True:
+        unused = threading.Event()
+        threading.Thread(target=_watch, args=(folder, unused), daemon=True).start()
+        while not unused.is_set() and not asked:
+            unused.wait(_POLL_S)
+            if not unused.is_set():
+                _ensure(folder, servers)
+        with folder.gate():
+            if asked or folder.last(wait=False) is not None:
+                stop(servers)
+                mine.release()
+                return
+
+
+def stop(servers: list[Postmaster]) -> None:
+    """Stop all servers side by side."""
+    with ThreadPoolExecutor(len(servers)) as pool:
+        list(pool.map(Postmaster.stop, servers))
+    with contextlib.suppress(OSError):
+        servers[0].sockets.rmdir()
+
+
+def _ensure(folder: Folder, servers: list[Postmaster]) -> None:
+    with explained(folder.root):
+        for server in servers:
+            server.ensure()
+
+
+def _watch(folder: Folder, unused: threading.Event) -> None:
+    """Wait until nobody uses the folder."""
+    hold = folder.last(wait=True)
+    if hold is not None:
+        hold.release()
+    unused.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,209 @@
+"""One PostgreSQL server: make its data folder, start it, tell whether it runs, stop it."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from krea_data.krablet.binaries import Account, environment, server_version
+from krea_data.krablet.errors import ServerError
+
+__all__ = ["Postmaster"]
+
+# What a laptop's server needs to differ from the defaults. Durability is not among it.
+_SETTINGS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "checkpoint_timeout": "15min",
+    "autovacuum_naptime": "10s",
+    "idle_in_transaction_session_timeout": "60s",
+    "random_page_cost": "1.1",
+    "jit": "off",
+}
+_STOP_S = 60
+_QUICK_DEATHS = 3  # this often in a row a server may die at once before we give up
+_QUICK_S = 10
+# After the death of a postmaster its other processes may need a moment to notice; then the data folder is free.
+_LEFT_OVER = ("pre-existing shared memory block", '"postmaster.pid" already exists')
+_LEFT_OVER_S = 60
+_NOBODY = 999_999_999  # above every process number
+
+
+@dataclass(kw_only=True, slots=True)
+class Postmaster:
+    """A server of one data folder, which may run already, started by somebody else."""
+
+    data: Path
+    log: Path
+    place: Path  # of the programs
+    user: Account
+    sockets: Path
+    port: int
+    _child: subprocess.Popen[Any] | None = field(init=False, default=None)
+    _handle: int | None = field(init=False, default=None)
+    _started: float = field(init=False, default=float("-inf"))
+    _first_try: float = field(init=False, default=float("-inf"))
+    _deaths: int = field(init=False, default=0)
+    _said_from: int = field(init=False, default=0)
+    _seen: bool = field(init=False, default=False)
+
+    def ensure(self) -> None:
+        """Have it running, or on its way; `ServerError` once that is hopeless."""
+        if self.running():
+            socket = self.sockets / f".s.PGSQL.{self.port}"
+            if socket.exists() or not self._seen:
+                self._seen = self._seen or socket.exists()
+                return
+            self.stop()  # somebody cleaned up the sockets: nobody can connect any more
+        self._count_death()
+        self._create()
+        self._start()
+
+    def running(self) -> bool:
+        """Whether its first process is alive, be it a child of ours or not."""
+        if self._child is not None:
+            if self._child.poll() is None:
+                return True
+            self._child = None
+        return _is_server(self._pid())
+
+    def stop(self) -> None:
+        """Stop it: quickly but in order, or after a while the hard way; the data are safe in both cases."""
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+            deadline = time.monotonic() + _STOP_S
+            pid = self._child.pid if self._child is not None else self._pid()
+            if not self.running():
+                break
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+            while self.running() and time.monotonic() < deadline:
+                time.sleep(0.02)
+        self._seen = False
+
+    def _pid(self) -> int:
+        try:
+            return int((self.data / "postmaster.pid").read_text("utf-8").partition("\n")[0])
+        except (OSError, ValueError):
+            return _NOBODY
+
+    def _count_death(self) -> None:
+        """Notice that it died at once, and give up after some times."""
+        if time.monotonic() - self._started > _QUICK_S:
+            self._deaths, self._first_try = 0, time.monotonic()
+            return
+        said = self._said()
+        if any(phrase in said for phrase in _LEFT_OVER) and time.monotonic() - self._first_try < _LEFT_OVER_S:
+            return
+        self._deaths += 1
+        if self._deaths >= _QUICK_DEATHS:
+            raise ServerError(f"the server of {self.data} does not start: {_reason(said, self.log)}")
+
+    def _create(self) -> None:
+        """Initialise the data folder whole or not at all."""
+        if self.data.exists():
+            held = (self.data / "PG_VERSION").read_text("utf-8").strip()
+            version = server_version(self.place, self.user)
+            if held != str(version):
+                raise ServerError(
+                    f"{self.data} holds data of PostgreSQL {held}, the programs in {self.place} are {version};"
+                    f" set KRABLET_PG_BIN to a PostgreSQL {held}, or dump there and restore here"
+                )
+            return
+        fresh = self.data.with_suffix(".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        if not self.user.own:
+            os.chown(fresh, self.user.uid, self.user.gid)
+        command = [self.place / "initdb", "-D", self._seen_as(fresh), "-U", "postgres", "-A", "trust"]
+        self._said_from = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            done = subprocess.run([*command, "-E", "UTF8", "--locale=C"], check=False, **self._popen(log))
+        if done.returncode:
+            raise ServerError(f"cannot make a database in {self.data}: {_reason(self._said(), self.log)}")
+        fresh.rename(self.data)
+
+    def _start(self) -> None:
+        """Start the server without waiting for it; recovery may take minutes."""
+        self._unblock()
+        command = [self.place / "postgres", "-D", self._seen_as(self.data), "-k", self.sockets, "-p", str(self.port)]
+        settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        if self.log.exists() and self.log.stat().st_size > 1 << 24:
+            self.log.replace(self.log.with_suffix(".log.1"))
+        self._said_from = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            self._child = subprocess.Popen([*command, *settings], **self._popen(log))
+        self._started, self._seen = time.monotonic(), False
+
+    def _seen_as(self, folder: Path) -> str:
+        """The folder's path for the account. Where it may not go (below /root, say) it is handed an open folder."""
+        if self.user.own or _may_enter(folder, self.user):
+            return str(folder)
+        if not Path("/proc/self/fd").is_dir():
+            raise ServerError(
+                f"user {self.user.name}, who runs the server, may not enter {folder}; name a folder below /var/lib"
+            )
+        if self._handle is None:
+            self._handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        return f"/proc/self/fd/{self._handle}"
+
+    def _popen(self, log: IO[bytes]) -> dict[str, Any]:
+        """Arguments for a program of PostgreSQL; a file for its output, since it would keep a pipe open for ever."""
+        handles = () if self._handle is None else (self._handle,)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        return {**streams, "cwd": "/", "env": environment(), "pass_fds": handles, **self.user.popen()}
+
+    def _said(self) -> str:
+        """What the program wrote since it was started."""
+        with self.log.open("rb") as log:
+            log.seek(self._said_from)
+            return log.read(1 << 20).decode(errors="replace")
+
+    def _unblock(self) -> None:
+        """Let the server start although the process number of its last life is taken.
+
+        PostgreSQL takes any process of that number for itself, also a dead one that nobody has waited for. Only the
+        number is replaced: by the rest of the file it finds out whether processes of its last life are left.
+        """
+        lock = self.data / "postmaster.pid"
+        pid = self._pid()
+        if pid != _NOBODY and _exists(pid) and not _is_server(pid):
+            _, _, rest = lock.read_text("utf-8").partition("\n")
+            lock.write_text(f"{_NOBODY}\n{rest}", "utf-8")
+
+
+def _may_enter(folder: Path, user: Account) -> bool:
+    done = subprocess.run(["test", "-x", str(folder)], cwd="/", check=False, **user.popen())
+    return done.returncode == 0
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _is_server(pid: int) -> bool:
+    """Whether a live process, and where one can see that a PostgreSQL, has this number."""
+    try:
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")
+    except OSError:
+        return not Path("/proc/self/stat").exists() and _exists(pid)
+    return name.endswith("(postgres") and not rest.lstrip().startswith("Z")
+
+
+def _reason(said: str, log: Path) -> str:
+    """The sentence in a log that says why."""
+    lines = re.findall(r"(?:FATAL|PANIC|initdb: error|postgres: error|postgres): +(.+)", said) or said.splitlines()
+    reason = lines[-1].strip() if lines else "it said nothing"
+    full = next((line for line in lines if "No space left on device" in line), None)
+    return f"the disk is full; make room there ({full})" if full else f"{reason} (its log is {log})"

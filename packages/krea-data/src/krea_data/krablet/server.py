@@ -1,0 +1,136 @@
+"""Embedded servers on demand: `with up(folder, shards=2) as cluster: Krablet(cluster.dsns)`.
+
+The first user of a folder starts its servers, the last one stops them, in whatever processes they are and however they
+end. The data stay in the folder. For servers that run elsewhere, give `Krablet` their DSNs instead.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from krea_data.krablet.connection import make_conninfo, refusal
+from krea_data.krablet.errors import ServerError
+from krea_data.krablet.folder import FIRST_PORT, Folder, Hold, explained
+
+__all__ = ["Cluster", "up"]
+
+_STOP_S = 200
+_PACKAGE = Path(__file__).parents[2]  # where krea_data is imported from
+
+
+class Cluster:
+    """Servers that run as long as this is open."""
+
+    def __init__(self, root: Path, dsns: tuple[str, ...], use: Hold) -> None:
+        self.root = root
+        self.dsns = dsns
+        self._use: Hold | None = use
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop using the servers; returns when they have stopped if nobody else uses them."""
+        if self._use is None:
+            return
+        self._use.release()
+        self._use = None
+        _wait_for_the_end(Folder(self.root), len(self.dsns))
+
+
+def up(root: Path, shards: int | None = None, *, timeout_s: float = 300.0) -> Cluster:
+    """Use the servers of a folder, after creating and starting them if need be; the number of shards is kept.
+
+    `timeout_s` covers the recovery after a crash. ValueError for another number of shards than the folder has,
+    `ServerError` for everything that keeps servers from running there.
+    """
+    folder = Folder(Path(root).absolute())
+    with explained(folder.root):
+        folder.root.mkdir(parents=True, exist_ok=True)
+        with folder.gate():
+            shards = folder.settle(shards)
+            use = folder.use()
+            try:
+                if not folder.kept():
+                    _start_keeper(folder, shards)
+                dsns = _dsns(folder, shards)
+            except BaseException:
+                use.release()
+                raise
+    cluster = Cluster(folder.root, dsns, use)
+    try:
+        _wait_for_answers(folder, dsns, timeout_s)
+    except BaseException:
+        cluster.close()
+        raise
+    return cluster
+
+
+def _start_keeper(folder: Folder, shards: int) -> None:
+    """Start the process that starts the servers; it reports what it can check at once, and goes on by itself."""
+    folder.error.unlink(missing_ok=True)
+    path = os.pathsep.join([str(_PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "krea_data.krablet.keeper", str(folder.root), str(shards)]
+    with folder.log.open("wb") as log:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": path},
+            check=False,
+        )
+    if done.returncode:
+        raise ServerError(_last_line(folder.log) or f"the keeper of {folder.root} ended with {done.returncode}")
+
+
+def _dsns(folder: Folder, shards: int) -> tuple[str, ...]:
+    sockets = folder.sockets.read_text("utf-8").strip()
+    return tuple(
+        make_conninfo(host=sockets, port=FIRST_PORT + number, user="postgres", dbname="postgres")
+        for number in range(shards)
+    )
+
+
+def _wait_for_answers(folder: Folder, dsns: tuple[str, ...], timeout_s: float) -> None:
+    """Connecting is the only proof: a process may be there and its number right while nobody answers."""
+    deadline = time.monotonic() + timeout_s
+    for dsn in dsns:
+        while (refused := refusal(dsn)) is not None:
+            with folder.gate():
+                kept = folder.kept()
+            if not kept:
+                said = folder.error if folder.error.exists() else folder.log
+                raise ServerError(_last_line(said) or f"the keeper of {folder.root} was stopped")
+            if time.monotonic() > deadline:
+                raise ServerError(f"the server in {folder.root} did not answer within {timeout_s:g} s: {refused}")
+            time.sleep(0.03)
+
+
+def _wait_for_the_end(folder: Folder, shards: int) -> None:
+    """Wait for the keeper to stop the servers, unless there are other users; if it was killed, start another."""
+    deadline = time.monotonic() + _STOP_S
+    while time.monotonic() < deadline:
+        with explained(folder.root), folder.gate():
+            last = folder.last(wait=False)
+            if last is None:
+                return
+            last.release()
+            if not folder.kept():
+                if not any((folder.shard(number) / "postmaster.pid").exists() for number in range(shards)):
+                    return
+                _start_keeper(folder, shards)
+        time.sleep(0.02)
+    logging.getLogger(__name__).warning("the servers in %s did not stop within %d s", folder.root, _STOP_S)
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text("utf-8", errors="replace").strip().splitlines() if path.exists() else []
+    return lines[-1] if lines else ""

@@ -1,0 +1,162 @@
+"""Kept rows as shards to train from: shuffled once, one picture size per shard, in tars that WebDataset reads.
+
+The folder appears when it is whole. An export that was interrupted goes on after its last whole shard, and the same
+rows, settings and pictures give the same bytes.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from krea_data.interfaces import Blobs
+from krea_data.rows import Row
+from krea_data.tasks.caption import captions
+
+__all__ = ["INDEX", "Settings", "export", "index"]
+
+INDEX = "index.jsonl"
+_ABOUT = "about.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """How an export is cut: the seed of its order, and how many pictures a shard has at most."""
+
+    seed: int = 0
+    per_shard: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.per_shard < 1 or self.seed < 0:
+            raise ValueError(f"per_shard {self.per_shard} must be at least 1 and seed {self.seed} not negative")
+
+
+def _record(row: Row) -> dict[str, Any]:
+    size = row.results["decode"].value
+    return {
+        "id": row.id,
+        "blob": row.blob,
+        "format": str(size["format"]).lower(),
+        "width": size["width"],
+        "height": size["height"],
+        "captions": captions(row),
+        "meta": dict(row.meta),
+    }
+
+
+def _plan(rows: Iterable[Row], settings: Settings) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The shards with their records in order; it depends on the rows and the seed, not on the order of the rows."""
+    sizes: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.id):
+        missing = [task for task in ("decode", "caption") if not row.kept_by(task)]
+        if missing:
+            raise ValueError(f"row {row.id} was not kept by {' and '.join(missing)}; export only rows that these keep")
+        record = _record(row)
+        sizes[record["width"], record["height"]].append(record)
+    plan: list[tuple[str, list[dict[str, Any]]]] = []
+    for (width, height), records in sorted(sizes.items()):
+        order = np.random.default_rng([settings.seed, width, height]).permutation(len(records)).tolist()
+        for number, start in enumerate(range(0, len(order), settings.per_shard)):
+            part = [records[place] for place in order[start : start + settings.per_shard]]
+            plan.append((f"{width}x{height}-{number:05d}.tar", part))
+    return plan
+
+
+def _fingerprint(plan: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> str:
+    text = json.dumps(plan, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _member(archive: tarfile.TarFile, name: str, data: bytes) -> int:
+    """Add a file and return where its bytes start."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(data), 0o644
+    archive.addfile(info, io.BytesIO(data))
+    return archive.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def _write_shard(path: Path, records: Sequence[Mapping[str, Any]], blobs: Blobs) -> None:
+    """A tar and, beside it, its part of the index; the tar is renamed last, so where it is, both are whole."""
+    lines: list[str] = []
+    temporary = path.with_suffix(".new")
+    with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for number, record in enumerate(records):
+            data = blobs.get(record["blob"])
+            described = {key: record[key] for key in ("id", "captions", "meta")}
+            offset = _member(archive, f"{number:06d}.{record['format']}", data)
+            _member(archive, f"{number:06d}.json", json.dumps(described, ensure_ascii=False).encode())
+            place = {"shard": path.name, "offset": offset, "bytes": len(data)}
+            lines.append(json.dumps({**record, **place}, ensure_ascii=False) + "\n")
+    path.with_suffix(".jsonl").write_text("".join(lines), "utf-8")
+    os.replace(temporary, path)
+
+
+def _attribution(plan: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> str:
+    """Who drew what under which licence, in Markdown; the index has the same for each picture."""
+    counts: dict[tuple[str, ...], int] = defaultdict(int)
+    for _, records in plan:
+        for record in records:
+            stated = (str(record["meta"].get(key) or "unknown") for key in ("licence", "author", "package", "version"))
+            counts[tuple(stated)] += 1
+    rows = [f"| {' | '.join(who)} | {count} |" for who, count in sorted(counts.items())]
+    head = ["# Attribution", "", "| licence | author | package | version | pictures |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def export(
+    rows: Iterable[Row],
+    blobs: Blobs,
+    out: Path,
+    settings: Settings = Settings(),
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """Write `out`: tars, index.jsonl, ATTRIBUTION.md and about.json; return it. One writer per folder at a time.
+
+    Where `out` holds this very export nothing is done; ValueError if it holds something else.
+    """
+    out = Path(out)
+    plan = _plan(rows, settings)
+    mark = _fingerprint(plan)
+    if out.exists():
+        about = out / _ABOUT
+        if about.is_file() and json.loads(about.read_text("utf-8")).get("fingerprint") == mark:
+            return out
+        raise ValueError(f"{out} holds something else than this export; choose another folder or remove it")
+    work = out.with_name(f".{out.name}.{mark[:12]}.new")
+    work.mkdir(parents=True, exist_ok=True)
+    for done, (name, records) in enumerate(plan):
+        on_progress(done, len(plan))
+        if not (work / name).is_file():
+            _write_shard(work / name, records, blobs)
+    parts = [work / Path(name).with_suffix(".jsonl") for name, _ in plan]
+    (work / INDEX).write_bytes(b"".join(part.read_bytes() for part in parts))
+    for part in parts:
+        part.unlink()
+    pictures = sum(len(records) for _, records in plan)
+    about = {"fingerprint": mark, "pictures": pictures, "shards": len(plan), "seed": settings.seed}
+    (work / "ATTRIBUTION.md").write_text(_attribution(plan), "utf-8")
+    (work / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+    os.replace(work, out)
+    for stray in out.parent.glob(f".{out.name}.*.new"):  # of exports that were given up
+        shutil.rmtree(stray, ignore_errors=True)
+    on_progress(len(plan), len(plan))
+    return out
+
+
+def index(folder: Path) -> list[dict[str, Any]]:
+    """The records of an export in the order of its shards: id, captions, meta, shard, offset, bytes, size."""
+    try:
+        lines = (Path(folder) / INDEX).read_text("utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} is no finished export: it has no {INDEX}; export to it first") from error
+    return [json.loads(line) for line in lines]

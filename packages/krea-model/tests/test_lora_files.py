@@ -1,0 +1,191 @@
+import copy
+import json
+from typing import Any
+
+import pytest
+import torch
+from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_krea2_lora_to_diffusers
+from diffusers.models.transformers.transformer_krea2 import Krea2Transformer2DModel
+from diffusers.pipelines.krea2.pipeline_krea2 import Krea2Pipeline
+from krea_model.configs import tiny
+from krea_model.lora import LowRank, fold_in
+from krea_model.lora_files import read, write
+from krea_model.names import linears, to_diffusers
+from krea_model.testing import tiny_model
+from krea_model.weights import save_diffusers
+from safetensors.torch import load_file, save_file
+
+NAMES = ["blocks.0.attn.wq", "blocks.1.mlp.down", "first", "txtfusion.projector", "tproj.1"]
+NAMES += ["txtfusion.layerwise_blocks.1.attn.gate", "txtfusion.refiner_blocks.0.mlp.gate"]
+
+
+@pytest.fixture
+def lora() -> dict[str, LowRank]:
+    model, generator = tiny_model(0, tiny()), torch.Generator().manual_seed(0)
+    found = {}
+    for name in NAMES:
+        out, width = model.get_parameter(f"{name}.weight").shape
+        a, b = torch.randn(4, width, generator=generator), torch.randn(out, 4, generator=generator)
+        found[name] = LowRank(a=a, b=b, alpha=8.0)
+    return found
+
+
+def stored(lora, prefix="", sides=("lora_A", "lora_B"), alpha=True, rename=lambda name: name):
+    tensors = {}
+    for name, adapter in lora.items():
+        key = prefix + rename(name)
+        tensors[f"{key}.{sides[0]}.weight"], tensors[f"{key}.{sides[1]}.weight"] = adapter.a, adapter.b
+        if alpha:
+            tensors[f"{key}.alpha"] = torch.tensor(adapter.alpha)
+    return tensors
+
+
+def flat(name):
+    return name.replace(".", "_")
+
+
+def flat_diffusers(name):
+    return flat(to_diffusers(name))
+
+
+DOWN = ("lora_down", "lora_up")
+PEFT = {"r": 4, "lora_alpha": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("keys", "metadata", "beside"),
+    [
+        ({"prefix": "diffusion_model."}, None, None),
+        ({"prefix": "diffusion_model.", "sides": DOWN}, None, None),
+        ({"prefix": "model.diffusion_model.", "sides": DOWN}, None, None),
+        ({"prefix": "base_model.model."}, None, None),
+        ({"prefix": "base_model.model.", "alpha": False}, None, PEFT),
+        ({"prefix": "base_model.model.", "alpha": False, "sides": ("lora_A.style", "lora_B.style")}, None, PEFT),
+        ({"prefix": "lora_unet_", "sides": DOWN, "rename": flat}, None, None),
+        ({"prefix": "lora_unet_", "sides": DOWN, "rename": flat_diffusers}, None, None),
+        ({}, None, None),
+        ({"prefix": "transformer.", "rename": to_diffusers}, None, None),
+        (
+            {"prefix": "transformer.", "rename": to_diffusers, "alpha": False},
+            {"lora_adapter_metadata": json.dumps({f"transformer.{k}": v for k, v in PEFT.items()})},
+            None,
+        ),
+    ],
+)
+def test_every_layout_loads_the_same_adapters(tmp_path, lora, keys, metadata, beside):
+    save_file(stored(lora, **keys), tmp_path / "lora.safetensors", metadata)
+    if beside:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(beside))
+    for path in (tmp_path, tmp_path / "lora.safetensors"):
+        loaded = read(path)
+        assert loaded.keys() == lora.keys()
+        for name, adapter in loaded.items():
+            assert torch.equal(adapter.a, lora[name].a)
+            assert torch.equal(adapter.b, lora[name].b)
+            assert adapter.scale == 2.0
+
+
+def test_without_any_alpha_the_scale_is_one(tmp_path, lora):
+    save_file(stored(lora, "diffusion_model.", alpha=False), tmp_path / "lora.safetensors")
+    assert {adapter.scale for adapter in read(tmp_path).values()} == {1.0}
+
+
+def test_patterns_and_rank_stabilised_alpha(tmp_path, lora):
+    save_file(stored(lora, "base_model.model.", alpha=False), tmp_path / "lora.safetensors")
+    config = {"r": 4, "lora_alpha": 4, "alpha_pattern": {"attn.wq": 12, "tproj.1": 2}, "use_rslora": True}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    loaded = read(tmp_path)
+    assert loaded["blocks.0.attn.wq"].scale == pytest.approx(12 / 2)
+    assert loaded["tproj.1"].scale == pytest.approx(1)
+    assert loaded["first"].scale == pytest.approx(2)
+
+
+def test_flat_names_are_unambiguous():
+    names = linears(40)
+    assert len({flat(spelling) for name in names for spelling in {name, to_diffusers(name)}}) == len(
+        {spelling for name in names for spelling in {name, to_diffusers(name)}}
+    )
+
+
+@pytest.mark.parametrize("layout", ["original", "diffusers"])
+def test_written_files_come_back_with_their_alphas(tmp_path, lora, layout):
+    lora["first"] = LowRank(a=lora["first"].a[:2].clone(), b=lora["first"].b[:, :2].clone(), alpha=3.0)
+    write(tmp_path / "out.safetensors", lora, layout)
+    loaded = read(tmp_path)
+    assert loaded.keys() == lora.keys()
+    for name, adapter in loaded.items():
+        assert torch.equal(adapter.delta(), lora[name].delta()), name
+
+
+def test_the_original_layout_maps_as_in_diffusers(tmp_path, lora):
+    write(tmp_path / "out.safetensors", lora)
+    tensors = load_file(tmp_path / "out.safetensors")
+    theirs = _convert_non_diffusers_krea2_lora_to_diffusers({k: v for k, v in tensors.items() if "lora" in k})
+    assert {f"transformer.{to_diffusers(name)}.lora_A.weight" for name in lora} <= set(theirs)
+    assert len(theirs) == 2 * len(lora)
+
+
+def test_diffusers_itself_loads_the_diffusers_layout_with_its_alphas(tmp_path, lora):
+    pytest.importorskip("peft")
+    lora["first"] = LowRank(a=lora["first"].a[:2].clone(), b=lora["first"].b[:, :2].clone(), alpha=3.0)
+    write(tmp_path / "out.safetensors", lora, "diffusers")
+    model = tiny_model(0, tiny())
+    save_diffusers(tmp_path / "plain", model.state_dict(), model.config)
+    adapted = Krea2Transformer2DModel.from_pretrained(tmp_path / "plain").eval()
+    fold_in(model, lora)
+    save_diffusers(tmp_path / "folded", model.state_dict(), model.config)
+    folded = Krea2Transformer2DModel.from_pretrained(tmp_path / "folded").eval()
+    absent: dict[str, Any] = dict.fromkeys(("scheduler", "vae", "text_encoder", "tokenizer"))
+    pipeline = Krea2Pipeline(**absent, transformer=copy.deepcopy(adapted))
+    pipeline.load_lora_weights(tmp_path, weight_name="out.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        "hidden_states": torch.randn(1, 6, 16, generator=generator),
+        "encoder_hidden_states": torch.randn(1, 5, 3, 32, generator=generator),
+        "timestep": torch.tensor([0.25]),
+        "position_ids": torch.zeros(11, 3),
+        "return_dict": False,
+    }
+    with torch.no_grad():
+        plain, with_lora, want = (m(**inputs)[0] for m in (adapted, pipeline.transformer, folded))
+    assert (with_lora - plain).abs().max() > 0.1
+    assert (with_lora - want).abs().max() < 1e-4 * want.abs().max()
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        "diffusion_model.blocks.0.attn.to_qkv.lora_A.weight",
+        "diffusion_model.blocks.0.attn.wq.lokr_w1",
+        "diffusion_model.blocks.0.attn.wq.dora_scale",
+        "lora_unet_double_blocks_0_img_attn_proj.lora_down.weight",
+        "blocks.0.attn.wq.diff_b",
+        "alpha",
+    ],
+)
+def test_a_key_that_is_not_understood_is_an_error(tmp_path, lora, strange):
+    save_file({strange: torch.ones(2, 2)}, tmp_path / "alone.safetensors")
+    save_file(stored(lora) | {strange: torch.ones(2, 2)}, tmp_path / "among.safetensors")
+    for name in ("alone", "among"):
+        with pytest.raises(ValueError, match=f"keys do not fit.*{strange}"):
+            read(tmp_path / f"{name}.safetensors")
+
+
+def test_half_an_adapter_an_empty_file_and_a_broken_file_are_errors(tmp_path, lora):
+    tensors = stored(lora)
+    del tensors["first.lora_B.weight"]
+    save_file(tensors, tmp_path / "half.safetensors")
+    with pytest.raises(ValueError, match="first without b"):
+        read(tmp_path / "half.safetensors")
+    save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(ValueError, match="first none at all"):
+        read(tmp_path / "empty.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"\0" * 50)
+    with pytest.raises(ValueError, match="truncated or not a safetensors file"):
+        read(tmp_path / "broken.safetensors")
+    with pytest.raises(ValueError, match="does not exist"):
+        read(tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match="holds 3 safetensors files"):
+        read(tmp_path)
+    with pytest.raises(ValueError, match='layout "kohya" is unknown'):
+        write(tmp_path / "x.safetensors", lora, "kohya")  # pyright: ignore[reportArgumentType]

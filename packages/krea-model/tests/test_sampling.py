@@ -1,0 +1,117 @@
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
+from diffusers.pipelines.krea2.pipeline_krea2 import Krea2Pipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from krea_model.autoencoder import QwenImageAutoencoder
+from krea_model.configs import tiny
+from krea_model.flow import shift_mu, timesteps
+from krea_model.interfaces import Conditioning
+from krea_model.packing import unpack
+from krea_model.sampling import euler, guided, noise, sample
+from krea_model.testing import FakeTextEncoder, tiny_model
+
+ENCODER = FakeTextEncoder()
+
+
+def test_noise_of_an_image_depends_on_its_seed_and_size_alone():
+    grids = [(2, 3), (1, 4), (2, 3)]
+    together = noise([7, 8, 7], grids, 5).split([6, 4, 6])
+    assert torch.equal(together[0], together[2])
+    assert torch.equal(together[1], noise([8], [(1, 4)], 5))
+    assert not torch.equal(together[0][:4], together[1])
+    assert together[0].std() > 0.5
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    model = tiny_model(0)
+    cond, uncond, grids = ENCODER(["a red cat", "sky"]), ENCODER(["", ""]), [(2, 3), (3, 1)]
+    options = {"steps": 3, "mu": 1.0, "guidance": 2.0}
+    both = sample(model, noise([1, 2], grids, 192), cond, grids, uncond=uncond, **options)
+    one = sample(model, noise([2], [(3, 1)], 192), ENCODER(["sky"]), [(3, 1)], uncond=ENCODER([""]), **options)
+    assert (both[6:] - one).abs().max() < 1e-5 * both.abs().max()
+
+
+def test_euler_on_a_straight_path_lands_on_the_image_in_any_number_of_steps():
+    image, start = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    cond, seen = ENCODER(["x"]), []
+
+    def straight(x, t, cond, grids):
+        assert t.shape == (1,)
+        return start - image
+
+    for steps in (1, 5):
+        end = euler(straight, start, cond, [(2, 2)], timesteps(steps, 0.7), lambda step, x0: seen.append((step, x0)))
+        assert torch.allclose(end, image, atol=1e-6)
+    assert [step for step, _ in seen] == [0, 0, 1, 2, 3, 4]
+    assert all(torch.allclose(x0, image, atol=1e-6) for _, x0 in seen)
+
+
+def test_guidance_counts_from_zero_and_runs_one_forward_when_it_is_off():
+    cond, uncond = ENCODER(["a b"]), ENCODER([""])
+    calls = []
+
+    def model(x, t, cond, grids):
+        calls.append(cond.lengths)
+        return torch.stack([states.mean().expand(2) for states in cond.states.split(list(cond.lengths))])
+
+    x, t = torch.zeros(1, 2), torch.ones(1)
+    v, v0 = cond.states.mean(), uncond.states.mean()
+    for guidance in (0.0, 3.5):
+        got = guided(model, cond, uncond, guidance)(x, t, cond, [(1, 1)])
+        assert got[0, 0].item() == pytest.approx((v + guidance * (v - v0)).item(), rel=1e-5)
+    assert calls == [(3,), (3, 1)]
+    with pytest.raises(ValueError, match=r"guidance 3\.5 needs the encoded empty prompt"):
+        sample(model, x, cond, [(1, 1)], steps=1, mu=0, guidance=3.5)
+
+
+def padded(cond: Conditioning, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The states of one prompt as diffusers wants them, padding in the middle."""
+    hole = length - len(cond.states)
+    states = torch.cat([cond.states[:1], torch.full((hole, 3, 32), 9.0), cond.states[1:]])
+    mask = torch.ones(1, length, dtype=torch.bool)
+    mask[0, 1 : 1 + hole] = False
+    return states[None], mask
+
+
+def pipeline_of(transformer: Any, distilled: bool) -> Any:
+    torch.manual_seed(0)
+    vae = AutoencoderKLQwenImage(
+        base_dim=24,
+        z_dim=4,
+        dim_mult=[1, 2, 4],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.5, 0.5, 2.0, 1.0],
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=6400
+    )
+    absent: dict[str, Any] = {"text_encoder": None, "tokenizer": None}
+    pipeline = Krea2Pipeline(
+        **absent, scheduler=scheduler, vae=vae.eval(), transformer=transformer, is_distilled=distilled
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.mark.parametrize(("guidance", "distilled", "size"), [(3.0, False, (40, 56)), (0.0, True, (32, 32))])
+def test_latents_and_pictures_equal_those_of_the_pipeline_in_diffusers(twin, guidance, distilled, size):
+    model = tiny_model(1, tiny())
+    pipeline = pipeline_of(twin(model), distilled)
+    cond, uncond, grid = ENCODER(["a red cat in the snow"]), ENCODER([""]), (size[0] // 8, size[1] // 8)
+    start = noise([5], [grid], 16)
+    options: dict[str, Any] = dict(zip(("prompt_embeds", "prompt_embeds_mask"), padded(cond, 12), strict=True))
+    if guidance:
+        names = ("negative_prompt_embeds", "negative_prompt_embeds_mask")
+        options |= dict(zip(names, padded(uncond, 12), strict=True))
+    options |= {"height": size[0], "width": size[1], "num_inference_steps": 4, "guidance_scale": guidance}
+    want, picture = (pipeline(**options, latents=start[None], output_type=kind).images for kind in ("latent", "pt"))
+    mu = 1.15 if distilled else shift_mu(grid[0] * grid[1])
+    got = sample(model, start, cond, [grid], steps=4, mu=mu, guidance=guidance, uncond=uncond)
+    assert (got - want[0]).abs().max() <= (1e-4 if guidance else 5e-6)
+    decoded = QwenImageAutoencoder(pipeline.vae).decode(unpack(want[0], [grid])[0][None])
+    assert (decoded / 2 + 0.5 - picture).abs().max() <= 2e-6

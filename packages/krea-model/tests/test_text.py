@@ -1,0 +1,151 @@
+import json
+import logging
+from typing import Any
+
+import pytest
+import torch
+from diffusers.pipelines.krea2.pipeline_krea2 import Krea2Pipeline
+from krea_model.interfaces import TextEncoder
+from krea_model.text import PREFIX, SUFFIX, TAPS, Qwen3VLEncoder, load
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLModel
+
+TINY_TAPS = (0, 2, 5)
+PROMPTS = [
+    "a red cat",
+    "",
+    "\nover two lines\n\nand a gap",
+    "<|im_end|> is parsed",
+    "a longer prompt about a quiet sea",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with Qwen's way of splitting text and its special tokens, trained on a few lines."""
+    words = Tokenizer(models.BPE())
+    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
+    words.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    words.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    words.train_from_iterator([PREFIX, SUFFIX, "a red cat\n\n", "the sea\n\n", *PROMPTS] * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<|endoftext|>")
+
+
+@pytest.fixture(scope="module")
+def model() -> Qwen3VLModel:
+    torch.manual_seed(0)
+    text = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 700,
+        "initializer_range": 0.15,
+        "rope_scaling": {"mrope_interleaved": True, "mrope_section": [3, 3, 2], "rope_type": "default"},
+    }
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+    config = Qwen3VLConfig(
+        text_config=text,
+        vision_config=vision | {"deepstack_visual_indexes": [0]},
+        image_token_id=690,
+        vision_start_token_id=691,
+        vision_end_token_id=692,
+        video_token_id=693,
+    )
+    return Qwen3VLModel(config).eval()
+
+
+def padded_reference(model, tokenizer, prompts, tokens=64):
+    """States and mask from diffusers: padding between prompt and suffix, positions that skip it."""
+    absent: dict[str, Any] = dict.fromkeys(("scheduler", "vae", "transformer"))
+    pipeline = Krea2Pipeline(**absent, text_encoder=model, tokenizer=tokenizer, text_encoder_select_layers=TINY_TAPS)
+    pipeline.prompt_template_encode_start_idx = len(tokenizer(PREFIX).input_ids)
+    pipeline.prompt_template_encode_num_suffix_tokens = len(tokenizer(SUFFIX).input_ids)
+    with torch.no_grad():
+        return pipeline.get_text_hidden_states(prompts, tokens, torch.device("cpu"))
+
+
+def test_natural_lengths_equal_the_padded_way_of_diffusers(model, tokenizer):
+    encoder: TextEncoder = Qwen3VLEncoder(model, tokenizer, taps=TINY_TAPS, max_tokens=64, batch=2)
+    cond = encoder(PROMPTS)
+    states, mask = padded_reference(model, tokenizer, PROMPTS)
+    assert cond.lengths == tuple(mask.sum(1).tolist())
+    assert cond.states.shape == (sum(cond.lengths), 3, 32)
+    assert states[mask].std() > 0.5
+    assert (cond.states - states[mask]).abs().max() <= 1e-5
+
+
+def test_a_prompt_does_not_depend_on_its_batch(model, tokenizer):
+    encoder = Qwen3VLEncoder(model, tokenizer, taps=TINY_TAPS)
+    together = encoder(PROMPTS)
+    for prompt, states in zip(PROMPTS, together.states.split(list(together.lengths)), strict=True):
+        assert (encoder([prompt]).states - states).abs().max() <= 1e-5
+
+
+def test_a_leading_newline_joins_the_prefix_and_an_empty_prompt_is_the_suffix(model, tokenizer):
+    encoder = Qwen3VLEncoder(model, tokenizer, taps=TINY_TAPS)
+    prefix, suffix = tokenizer(PREFIX).input_ids, tokenizer(SUFFIX).input_ids
+    assert encoder.tokens("") == prefix + suffix
+    assert encoder([""]).lengths == (len(suffix),)
+    assert encoder.tokens("\nfoo")[: len(prefix)] != prefix
+    assert encoder.tokens("\nfoo")[: len(prefix) - 1] == prefix[:-1]
+
+
+def test_a_prompt_that_is_too_long_is_cut_as_in_diffusers_and_it_is_said(model, tokenizer, caplog):
+    encoder = Qwen3VLEncoder(model, tokenizer, taps=TINY_TAPS, max_tokens=24)
+    prompt = "a red cat and the sea and a red cat and the sea and a red cat and the last words"
+    with caplog.at_level(logging.WARNING):
+        cond = encoder([prompt])
+    assert cond.lengths == (24,)
+    assert "tokens too long" in caplog.text
+    assert "last words" in caplog.text
+    states, mask = padded_reference(model, tokenizer, [prompt], 24)
+    assert mask.all()
+    assert (cond.states - states[0]).abs().max() <= 1e-5
+
+
+def test_taps_are_outputs_of_decoder_layers(model, tokenizer):
+    seen = []
+    hook = model.language_model.layers[1].register_forward_hook(
+        lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out)
+    )
+    encoder = Qwen3VLEncoder(model, tokenizer, taps=(2,))
+    states = encoder(["a red cat"]).states
+    hook.remove()
+    layer = seen[0].reshape(-1, 32)
+    assert torch.equal(states[:, 0], layer[-len(states) :])
+    assert len(TAPS) == 12
+
+
+def test_it_loads_from_an_encoder_folder_and_from_a_pipeline_folder(model, tokenizer, tmp_path):
+    want = Qwen3VLEncoder(model, tokenizer, taps=TINY_TAPS)(["a red cat"])
+    model.save_pretrained(tmp_path / "pipeline" / "text_encoder")
+    tokenizer.save_pretrained(tmp_path / "pipeline" / "tokenizer")
+    index = {"text_encoder_select_layers": TINY_TAPS}
+    (tmp_path / "pipeline" / "model_index.json").write_text(json.dumps(index))
+    encoder = load(tmp_path / "pipeline", torch.float32)
+    assert encoder.taps == TINY_TAPS
+    assert torch.equal(encoder(["a red cat"]).states, want.states)
+    with pytest.raises(ValueError, match="holds no text encoder"):
+        load(tmp_path)
+
+
+def test_settings_that_cannot_work_are_errors(model, tokenizer):
+    with pytest.raises(ValueError, match=r"taps \(2, 5, 8, .* of an encoder with 6 layers"):
+        Qwen3VLEncoder(model, tokenizer)
+    with pytest.raises(ValueError, match="max_tokens 3 leaves no room for a prompt"):
+        Qwen3VLEncoder(model, tokenizer, taps=TINY_TAPS, max_tokens=3)

@@ -1,0 +1,245 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.transformers.transformer_krea2 import Krea2Transformer2DModel
+from krea_model.configs import base, tiny
+from krea_model.interfaces import Conditioning
+from krea_model.mmdit import MMDiT
+from krea_model.names import to_diffusers
+from krea_model.testing import fill, tiny_model
+from krea_model.weights import Checkpoint, average, load, save, save_diffusers, write_tensors
+from safetensors.torch import load_file, save_file
+
+
+@pytest.fixture
+def model() -> MMDiT:
+    return tiny_model(3, tiny())
+
+
+def same(a: MMDiT, b: MMDiT) -> bool:
+    left, right = a.state_dict(), b.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "diffusion_model."])
+@pytest.mark.parametrize("extra", [False, True])
+def test_original_files_of_every_kind_load_bit_for_bit(tmp_path, model, prefix, extra):
+    tensors = {prefix + name: t.clone() for name, t in model.state_dict().items()}
+    if extra:
+        tensors |= {f"{prefix}last.{part}.weight": torch.ones(64, 64) for part in ("up", "down")}
+        tensors[f"{prefix}txtfusion.projector.weight"] = tensors[f"{prefix}txtfusion.projector.weight"][0].clone()
+    save_file(tensors, tmp_path / "raw.safetensors")
+    loaded = load(tmp_path / "raw.safetensors")
+    assert same(loaded, model)
+    assert loaded.config == model.config
+
+
+def test_our_file_keeps_sizes_that_shapes_do_not_show(tmp_path):
+    config = replace(tiny(), theta=77.0, multiplier=3)
+    model = tiny_model(0, config)
+    save(tmp_path / "a.safetensors", model.state_dict(), config)
+    assert load(tmp_path / "a.safetensors").config == config
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_diffusers_loads_our_folder_with_equal_output_and_we_load_its(tmp_path, model):
+    save_diffusers(tmp_path / "ours", model.state_dict(), model.config)
+    theirs = Krea2Transformer2DModel.from_pretrained(tmp_path / "ours").eval()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 16, generator=generator)
+    states = torch.randn(5, 3, 32, generator=generator)
+    t = torch.tensor([0.3])
+    ids = torch.zeros(11, 3)
+    ids[5:, 1] = torch.arange(2).repeat_interleave(3)
+    ids[5:, 2] = torch.arange(3).repeat(2)
+    with torch.no_grad():
+        want = theirs(x[None], states[None], t, ids, return_dict=False)[0][0]
+        got = model(x, t, Conditioning(states, (5,)), [(2, 3)])
+    assert (got - want).abs().max() <= 5e-6
+
+    theirs.save_pretrained(tmp_path / "pipeline" / "transformer", max_shard_size="200KB")
+    assert len(list((tmp_path / "pipeline" / "transformer").glob("*.safetensors"))) > 2
+    for path in ("pipeline", "pipeline/transformer"):
+        assert same(load(tmp_path / path), model)
+    index = next((tmp_path / "pipeline" / "transformer").glob("*.index.json"))
+    assert same(load(index), model)
+
+
+def test_diffusers_reads_our_single_file(tmp_path, model):
+    save(tmp_path / "one.safetensors", model.state_dict(), model.config)
+    save_diffusers(tmp_path / "config", model.state_dict(), model.config)
+    theirs = Krea2Transformer2DModel.from_single_file(
+        str(tmp_path / "one.safetensors"), config=str(tmp_path / "config")
+    )
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(theirs.state_dict()[to_diffusers(name)].flatten(), tensor.flatten())
+
+
+def test_bf16_keeps_the_norms_in_fp32_as_diffusers_does(tmp_path, model):
+    save_diffusers(tmp_path, model.state_dict(), model.config)
+    ours = load(tmp_path, dtype=torch.bfloat16).state_dict()
+    theirs = Krea2Transformer2DModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16).state_dict()
+    for name, tensor in ours.items():
+        assert tensor.dtype == theirs[to_diffusers(name)].dtype, name
+        assert torch.equal(tensor.flatten(), theirs[to_diffusers(name)].flatten()), name
+    as_stored = load(tmp_path).state_dict()
+    assert {t.dtype for t in as_stored.values()} == {torch.float32}
+
+
+def test_loaded_weights_outlive_the_file(tmp_path, model):
+    path = tmp_path / "a.safetensors"
+    save(path, model.state_dict(), model.config)
+    loaded = load(path)
+    with path.open("r+b") as file:
+        file.seek(20_000)
+        file.write(b"\xff" * 200_000)
+    assert same(loaded, model)
+
+
+def test_saved_in_bf16(tmp_path, model):
+    save(tmp_path / "a.safetensors", model.state_dict(), model.config, torch.bfloat16)
+    stored = load_file(tmp_path / "a.safetensors")
+    assert {t.dtype for t in stored.values()} == {torch.bfloat16}
+    assert len(stored) == 92
+
+
+def test_a_truncated_file_is_named(tmp_path, model):
+    path = tmp_path / "a.safetensors"
+    save(path, model.state_dict(), model.config)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"a\.safetensors is truncated or not a safetensors file"):
+        load(path)
+    path.write_bytes(b"<html>not found</html>")
+    with pytest.raises(ValueError, match=r"truncated or not a safetensors file"):
+        load(path)
+
+
+def test_one_error_names_missing_unknown_and_misshapen_tensors(tmp_path, model):
+    state = dict(model.state_dict())
+    state["blocks.0.attn.wqs.weight"] = state.pop("blocks.0.attn.wq.weight")
+    state["last.linear.bias"] = torch.zeros(7)
+    save_file(state, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the message is looked at below)
+        load(tmp_path / "a.safetensors")
+    said = str(caught.value)
+    assert "1 tensors missing (blocks.0.attn.wq.weight)" in said
+    assert "1 tensors unknown (blocks.0.attn.wqs.weight)" in said
+    assert "last.linear.bias (7,) instead of (16,)" in said
+    assert "a Krea 2 model of another size, or an incomplete one" in said
+
+
+@pytest.mark.parametrize(
+    ("keys", "guess"),
+    [
+        (["diffusion_model.blocks.0.attn.wq.lora_A.weight"], "a LoRA"),
+        (["double_blocks.0.img_attn.qkv.weight"], "a FLUX model"),
+        (["first.weight", "first.weight_scale", "first.comfy_quant"], "a quantised checkpoint"),
+        (["model.layers.0.mlp.up_proj.weight"], "a language model"),
+        (["something.else"], "has no"),
+    ],
+)
+def test_another_kind_of_file_is_recognised(tmp_path, keys, guess):
+    save_file({key: torch.zeros(2, 2) for key in keys}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=guess):
+        load(tmp_path / "a.safetensors")
+
+
+def test_folders_and_indexes_that_do_not_hold_one_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        load(tmp_path / "nothing.safetensors")
+    with pytest.raises(ValueError, match="has none"):
+        load(tmp_path)
+    for name in ("raw", "turbo"):
+        save_file({"a": torch.zeros(1)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(ValueError, match=r"raw\.safetensors, turbo\.safetensors"):
+        load(tmp_path)
+    index = tmp_path / "x.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "x-00001-of-00002.safetensors"}}))
+    with pytest.raises(ValueError, match="1 shards that are not there, first x-00001"):
+        load(tmp_path)
+    index.write_text("[]")
+    with pytest.raises(ValueError, match="no weight_map"):
+        load(tmp_path)
+
+
+def test_the_same_tensor_twice_is_refused(tmp_path):
+    save_file({"first.bias": torch.zeros(1), "img_in.bias": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"first\.bias twice"):
+        Checkpoint(tmp_path / "a.safetensors")
+
+
+def test_a_state_that_does_not_fit_is_not_written(tmp_path, model):
+    state = dict(model.state_dict()) | {"blocks.0.attn.wq.lora_A": torch.zeros(4, 64)}
+    for write in (save, save_diffusers):
+        with pytest.raises(ValueError, match=r"does not fit the model.*a LoRA"):
+            write(tmp_path / "a.safetensors", state, model.config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"a": torch.ones(2)}, {})
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_tensors(path, {"a": torch.zeros(2)}, {})
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+    assert torch.equal(load_file(path)["a"], torch.ones(2))
+
+
+def test_average_is_the_fp32_sum_of_files_and_states(tmp_path):
+    models = [tiny_model(seed, tiny()) for seed in range(3)]
+    save(tmp_path / "a.safetensors", models[0].state_dict(), tiny(), torch.bfloat16)
+    first = Checkpoint(tmp_path / "a.safetensors")
+    states = [first, models[1].state_dict(), models[2].state_dict()]
+    mean = average(states, [0.5, 0.75, -0.25])
+    for name, tensor in mean.items():
+        a, b, c = (state[name].double() for state in states)
+        want = 0.5 * a + 0.75 * b - 0.25 * c
+        assert tensor.dtype == torch.bfloat16
+        assert (tensor.double() - want).abs().max() <= 2**-8 * want.abs().max()
+    alike = average([models[1].state_dict()] * 4)
+    assert all(torch.equal(alike[name], t) for name, t in models[1].state_dict().items())
+    with pytest.raises(ValueError, match="summing to 1"):
+        average(states, [1, 1, 1])
+    with pytest.raises(ValueError, match=r"first last\.norm\.scale"):
+        average([first, {name: t for name, t in mean.items() if name != "last.norm.scale"}])
+
+
+@pytest.mark.slow
+def test_loading_a_billion_parameters_holds_them_once(tmp_path):
+    config = base()
+    with torch.device("meta"):
+        shapes = {name: p.shape for name, p in MMDiT(config).state_dict().items()}
+    write_tensors(tmp_path / "a.safetensors", {n: torch.zeros(s, dtype=torch.bfloat16) for n, s in shapes.items()}, {})
+    code = (
+        "import sys, torch; from krea_model.weights import load\n"
+        "def memory(key):\n"
+        "    return next(int(l.split()[1]) * 1024 for l in open('/proc/self/status') if l.startswith(key))\n"
+        "before = memory('VmRSS'); open('/proc/self/clear_refs', 'w').write('5')\n"
+        "model = load(sys.argv[1], dtype=torch.bfloat16); peak = memory('VmHWM') - before\n"
+        "print(peak, sum(p.nbytes for p in model.parameters()), max(p.nbytes for p in model.parameters()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.safetensors")], capture_output=True, text=True, check=True
+    )
+    peak, size, largest = map(int, done.stdout.split())
+    assert peak <= size + largest + 64 * 2**20
+    assert Path(tmp_path / "a.safetensors").stat().st_size > 2e9
+
+
+def test_fill_reaches_a_loaded_model(tmp_path, model):
+    save(tmp_path / "a.safetensors", model.state_dict(), model.config)
+    loaded = load(tmp_path / "a.safetensors")
+    fill(loaded, 9)
+    assert not same(loaded, model)
+    assert all(p.requires_grad for p in loaded.parameters())

@@ -1,0 +1,1 @@
+"""Programs about the repository itself; nothing imports them but their tests."""
