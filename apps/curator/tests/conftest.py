@@ -12,7 +12,6 @@ from krea_curator.compose import Home
 from krea_data.blobs import FolderBlobs
 from krea_data.testing import picture
 
-KEPT = 27
 FATE = {
     ("licence", "licence"): 2,
     ("decode", "broken"): 1,
@@ -23,7 +22,6 @@ FATE = {
     ("dedup", "near duplicate"): 1,
     ("caption", "no label"): 1,
 }
-"""Rows of the corpus by the task that drops them and its reason; 40 in all."""
 
 
 def white_png(side_px: int) -> bytes:
@@ -46,6 +44,12 @@ def entries() -> list[tuple[str, bytes, dict]]:
     rows += [(f"twin/{n}", picture(n, 48), {}) for n in range(2)]
     rows += [("twin/near", picture(2, 48) + b"\0", {}), ("odd/nameless", picture(300, 48), {"label": ""})]
     return rows
+
+
+@pytest.fixture
+def fate() -> dict[tuple[str, str], int]:
+    """Rows of the corpus by the task that drops them and its reason."""
+    return FATE
 
 
 @pytest.fixture

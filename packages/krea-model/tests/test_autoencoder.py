@@ -1,3 +1,6 @@
+import importlib
+import sys
+
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
@@ -70,3 +73,10 @@ def test_released_statistics_are_the_defaults():
         released = QwenImageAutoencoder(AutoencoderKLQwenImage())
     assert (released.compression, released.channels) == (8, 16)
     assert sum(p.numel() for p in released.vae.parameters()) == 126_892_531
+
+
+def test_without_diffusers_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers.models.autoencoders.autoencoder_kl_qwenimage", None)
+    monkeypatch.delitem(sys.modules, "krea_model.autoencoder")
+    with pytest.raises(ImportError, match=r"krea-model\[vae\]"):
+        importlib.import_module("krea_model.autoencoder")

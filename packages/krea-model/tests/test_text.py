@@ -1,5 +1,7 @@
+import importlib
 import json
 import logging
+import sys
 from typing import Any
 
 import pytest
@@ -149,3 +151,10 @@ def test_settings_that_cannot_work_are_errors(model, tokenizer):
         Qwen3VLEncoder(model, tokenizer)
     with pytest.raises(ValueError, match="max_tokens 3 leaves no room for a prompt"):
         Qwen3VLEncoder(model, tokenizer, taps=TINY_TAPS, max_tokens=3)
+
+
+def test_without_transformers_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "krea_model.text")
+    with pytest.raises(ImportError, match=r"krea-model\[text\]"):
+        importlib.import_module("krea_model.text")

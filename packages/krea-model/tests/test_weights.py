@@ -14,6 +14,7 @@ from krea_model.mmdit import MMDiT
 from krea_model.names import to_diffusers
 from krea_model.testing import fill, tiny_model
 from krea_model.weights import Checkpoint, average, load, save, save_diffusers, write_tensors
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 
@@ -46,6 +47,22 @@ def test_our_file_keeps_sizes_that_shapes_do_not_show(tmp_path):
     save(tmp_path / "a.safetensors", model.state_dict(), config)
     assert load(tmp_path / "a.safetensors").config == config
     assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_a_file_with_sizes_of_another_version_is_refused(tmp_path, model):
+    sizes = {"krea_model.config": json.dumps({"features": 64, "wings": 2})}
+    write_tensors(tmp_path / "a.safetensors", model.state_dict(), sizes)
+    with pytest.raises(ValueError, match=r"another version of krea-model.*wings"):
+        load(tmp_path / "a.safetensors")
+
+
+def test_parts_of_tensors_are_written_as_tensors(tmp_path):
+    whole = torch.arange(12.0).reshape(3, 4)
+    write_tensors(tmp_path / "a.safetensors", {"rows": whole[:2], "columns": whole[:, 1:], "turned": whole.T}, {})
+    stored = load_file(tmp_path / "a.safetensors")
+    assert torch.equal(stored["rows"], whole[:2])
+    assert torch.equal(stored["columns"], whole[:, 1:])
+    assert torch.equal(stored["turned"], whole.T)
 
 
 def test_diffusers_loads_our_folder_with_equal_output_and_we_load_its(tmp_path, model):
@@ -187,10 +204,10 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path, monkeyp
     write_tensors(path, {"a": torch.ones(2)}, {})
 
     def full(*_):
-        raise OSError("No space left on device")
+        raise SafetensorError("No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"a\.safetensors could not be written: No space"):
         write_tensors(path, {"a": torch.zeros(2)}, {})
     assert os.listdir(tmp_path) == ["a.safetensors"]
     assert torch.equal(load_file(path)["a"], torch.ones(2))

@@ -14,10 +14,11 @@ from krea_data.krablet import KrabletError
 from rich.console import Console
 from rich.text import Text
 
-from krea_launcher.presets import PRESETS
 from krea_launcher.run import open_run
 
 __all__ = ["app"]
+
+NAMES = ("nano", "small", "smoke")  # of presets; their module needs torch, which is slow to import
 
 EXAMPLES = """
 Examples
@@ -45,22 +46,23 @@ def main() -> None:
 
 @app.command(epilog=EXAMPLES)
 def quickstart(
-    preset: Annotated[str, typer.Option(help=f"How much to do: {', '.join(PRESETS)}.")] = "nano",
+    preset: Annotated[str, typer.Option(help=f"How much to do: {', '.join(NAMES)}.")] = "nano",
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/quickstart"),
     seed: Annotated[int, typer.Option(help="Another seed is another model.")] = 0,
     cache: Annotated[Path | None, typer.Option(help="Where downloads lie; KREA_CACHE unless given.")] = None,
 ) -> None:
     """From real pictures to a model that draws: fetch, curate, train, sample, report. Goes on where it was stopped."""
     with plain_errors(out):
-        if preset not in PRESETS:
-            raise ValueError(f"no preset {preset!r}; choose from {', '.join(PRESETS)}")
+        if preset not in NAMES:
+            raise ValueError(f"no preset {preset!r}; choose from {', '.join(NAMES)}")
+        console = Console()
+        with console.status("importing torch"):
+            from krea_launcher.compose import build
+            from krea_launcher.presets import PRESETS
         chosen = PRESETS[preset]()
         with open_run(out, {"preset": asdict(chosen), "seed": seed}) as run:
             warnings.filterwarnings("ignore", module="torch|transformers")
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
-            from krea_launcher.compose import build  # torch is slow to import: --help and errors do without
-
-            console = Console()
             with build(run, chosen, seed, console, cache) as work:
                 report = work()
             console.print(f"\n[bold]The report:[/] {report}", highlight=False, soft_wrap=True)

@@ -60,13 +60,17 @@ def rows(count: int, blobs: MemoryBlobs | None = None, *, source: str = "synthet
     return made
 
 
+def _seen(row: Row) -> Result:
+    return Result(value={"seen": row.id})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FakeTask:
-    """A task that answers every row by `answer` (by default an empty value that keeps the row)."""
+    """A task that answers every row by `answer` (by default with its own id)."""
 
     name: str = "fake"
     after: tuple[str, ...] = ()
-    answer: Callable[[Row], Result] = lambda row: Result(value={"seen": row.id})
+    answer: Callable[[Row], Result] = _seen
 
     def __call__(self, rows: Sequence[Row]) -> Sequence[Result]:
         """One result per row, in order."""
@@ -89,4 +93,4 @@ class CrashingTask:
             os.kill(os.getpid(), signal.SIGKILL)
         if bad:
             raise RuntimeError(f"cannot work on {bad[0]}")
-        return [Result(value={"seen": row.id}) for row in rows]
+        return [_seen(row) for row in rows]

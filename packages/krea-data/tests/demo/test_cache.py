@@ -59,9 +59,13 @@ def test_a_failed_block_leaves_what_was_there(tmp_path):
     target = tmp_path / "thing"
     with staged(target) as new:
         (new / "a").write_text("whole")
-    with pytest.raises(KeyError), staged(target) as new:
+
+    def fail(new):
         (new / "a").write_text("half")
         raise KeyError
+
+    with pytest.raises(KeyError), staged(target) as new:
+        fail(new)
     assert (target / "a").read_text() == "whole"
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
 

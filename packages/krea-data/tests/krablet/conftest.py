@@ -1,7 +1,12 @@
 """One server for all tests of the session; every krablet gets schemas of its own in it."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -36,3 +41,20 @@ def krablet(new_dsns: Callable[[int], list[str]]) -> Iterator[Krablet]:
     """A krablet of two empty shards."""
     with Krablet(new_dsns(2), max_attempts=4, patience_s=20.0) as krablet:
         yield krablet
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """A function that runs something of process.py, and kills it at the end of the test if it still runs."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(what: str, **arguments: Any) -> "subprocess.Popen[str]":
+        script = Path(__file__).with_name("process.py")
+        command = [sys.executable, str(script), what, json.dumps(arguments)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

@@ -1,9 +1,10 @@
 import os
 from collections.abc import Callable
 
+import psycopg
 import pytest
 from krea_data.krablet import Krablet, ShardDown
-from krea_data.krablet.connection import Shard, passing, psycopg
+from krea_data.krablet.connection import Shard, passing
 
 
 @pytest.mark.parametrize(

@@ -63,19 +63,11 @@ def expand(
         except LanguageModelError as error:
             reasons = (f"the language model failed: {error}",)
             break
-        problems = []
-        for answer in answers[: n - len(done)]:
-            text, trouble = parse(answer), ()
-            if text is None:
-                trouble = ("its thinking never ended",)
-            else:
-                trouble = (*(breach.says for breach in check(text, wish)), *map(_says, missing(wish, text)))
-            if text is not None and not trouble:
-                done.append(Expansion(prompt=prompt, text=text, source="model"))
-            problems.append(trouble)
-        reasons = next((trouble for trouble in problems if trouble), ("the model gave no answer",))
+        judged = [_judge(wish, answer) for answer in answers[: n - len(done)]]
+        done += [Expansion(prompt=prompt, text=text, source="model") for text, trouble in judged if not trouble]
         if len(done) >= n:
             return done
+        reasons = next((trouble for _, trouble in judged if trouble), ("the model gave too few answers",))
     note = f"drawn from your own words, since {'; '.join(reasons)}"
     return done + [Expansion(prompt=prompt, text=wish, source="prompt", notes=(note,))] * (n - len(done))
 
@@ -83,9 +75,9 @@ def expand(
 def messages(prompt: str, level: Level, reasons: Sequence[str] = ()) -> list[Message]:
     """The conversation that asks for one expansion; `reasons` say what was wrong with the last one."""
     how = section("expand", "polish" if len(prompt.split()) >= _POLISH_WORDS else level)
-    tag = "wish"
-    while tag in prompt.lower():  # a prompt that closes the mark itself must not get out of it
-        tag = f"wish-{_derive(len(tag), *prompt.encode()):08x}"
+    # a prompt that closes the mark itself must not get out of it
+    tags = ("wish", *(f"wish-{_derive(i, *prompt.encode()):x}" for i in range(8)))
+    tag = next(tag for tag in tags if f"{tag}>" not in prompt.lower())
     wish = section("expand", "wish").replace("{tag}", tag).replace("{prompt}", prompt)
     asked: list[Message] = [
         {"role": "system", "content": f"{section('expand', 'system')}\n\n{how}"},
@@ -115,6 +107,14 @@ def clean(prompt: str) -> str:
     """The prompt without control characters and with single spaces; every letter, mark and emoji stays."""
     kept = "".join(" " if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in prompt)
     return " ".join(kept.split())
+
+
+def _judge(wish: str, answer: str) -> tuple[str, tuple[str, ...]]:
+    """The caption of an answer, and what keeps it from being used."""
+    text = parse(answer)
+    if text is None:
+        return "", ("its thinking never ended",)
+    return text, (*(breach.says for breach in check(text, wish)), *map(_says, missing(wish, text)))
 
 
 def _no_need(wish: str, level: Level) -> str:

@@ -115,7 +115,7 @@ def _negations(tokens: list[str]) -> tuple[list[Claim], list[str]]:
     """Negated things, and the tokens without them."""
     found, rest, i = [], [], 0
     while i < len(tokens):
-        phrase = []
+        phrase, start = [], i
         if tokens[i] in ("no", "without", "not"):
             start = i + 1
             while start < len(tokens) and tokens[start] in ("a", "an", "any", "the"):
@@ -140,7 +140,8 @@ def _counts(tokens: Sequence[str]) -> Iterator[Claim]:
         after = tokens[i + 2 :] if tokens[i + 1 : i + 2] == ["of"] else tokens[i + 1 :]
         things = list(_phrase(after, 4))
         if things and things[0] not in _words()["units"]:
-            yield Claim(kind="count", says=" ".join([token, *things]), words=(str(number), *map(_stem, things)))
+            named = [thing for thing in things if thing not in _words()["colours"]] or things
+            yield Claim(kind="count", says=" ".join([token, *things]), words=(str(number), *map(_stem, named)))
 
 
 def _colours(tokens: Sequence[str]) -> Iterator[Claim]:
@@ -157,7 +158,8 @@ def _colours(tokens: Sequence[str]) -> Iterator[Claim]:
 
 def _subject(tokens: Sequence[str]) -> tuple[str, ...]:
     words = _words()
-    known = {*words["breaks"], *words["empty"], *words["colours"], *words["numbers"]}
+    known = {*words["breaks"], *words["empty"], *words["colours"], *words["numbers"], *words["units"]}
+    known |= {word for small in words["languages"].values() for word in small}
     known |= {part for row in words["media"] for medium in row for part in medium.split()}
     return tuple(dict.fromkeys(t for t in tokens if len(t) > 2 and t[0].isalpha() and t not in known))
 

@@ -1,6 +1,7 @@
 """Attention over sequences of different lengths that lie end to end, without computing on padding."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
     return out
 
 
+@lru_cache(maxsize=64)  # every layer of a forward asks for the same lengths
 def groups(lengths: tuple[int, ...], device: torch.device) -> list[tuple[Tensor, int]]:
     """For each distinct length the token indices of its sequences and how many there are."""
     starts = [0]

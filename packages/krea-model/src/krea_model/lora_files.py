@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -106,7 +106,7 @@ def _layers(keys: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def _stated(file: Path) -> dict[str, object]:
+def _stated(file: Path) -> dict[str, Any]:
     """The PEFT configuration that came with the file, empty if none did."""
     with safe_open(file, framework="pt") as stored:
         metadata = stored.metadata() or {}
@@ -116,13 +116,13 @@ def _stated(file: Path) -> dict[str, object]:
     return json.loads(beside.read_text()) if beside.is_file() else {}
 
 
-def _adapter(layer: str, found: Mapping[str, Tensor], stated: Mapping[str, object]) -> LowRank:
+def _adapter(layer: str, found: Mapping[str, Tensor], stated: Mapping[str, Any]) -> LowRank:
     a, b = found["a"], found["b"]
     alpha = float(found["alpha"]) if "alpha" in found else _alpha(layer, len(a), stated)
     return LowRank(a=a, b=b, alpha=alpha)
 
 
-def _alpha(layer: str, rank: int, stated) -> float:
+def _alpha(layer: str, rank: int, stated: Mapping[str, Any]) -> float:
     alpha = float(stated.get("lora_alpha") or rank)
     for pattern, value in (stated.get("alpha_pattern") or {}).items():
         if any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in (layer, to_diffusers(layer))):
@@ -130,7 +130,7 @@ def _alpha(layer: str, rank: int, stated) -> float:
     return alpha * rank**0.5 if stated.get("use_rslora") else alpha  # rank-stabilised: alpha / sqrt(r), 2312.03732
 
 
-def _peft(lora: Mapping[str, LowRank]) -> dict[str, object]:
+def _peft(lora: Mapping[str, LowRank]) -> dict[str, Any]:
     """What PEFT's LoraConfig needs to give every layer its own rank and alpha."""
     rank = Counter(adapter.rank for adapter in lora.values()).most_common(1)[0][0]
     alpha = Counter(adapter.alpha for adapter in lora.values()).most_common(1)[0][0]

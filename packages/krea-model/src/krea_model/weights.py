@@ -79,7 +79,10 @@ class Checkpoint(Mapping[str, Tensor]):
     def config(self) -> Config:
         """Sizes: as written by `save`, else from the shapes and the `config.json` beside the file, or ValueError."""
         if SIZES in self.metadata:
-            return Config(**json.loads(self.metadata[SIZES]))
+            try:
+                return Config(**json.loads(self.metadata[SIZES]))
+            except TypeError as error:
+                raise ValueError(f"{self.path} comes from another version of krea-model: {error}") from error
         try:
             config = infer_config(self.shapes)
         except KeyError as missing:
@@ -104,7 +107,11 @@ class Checkpoint(Mapping[str, Tensor]):
 
 
 def load(
-    path: str | Path, *, config: Config | None = None, dtype: torch.dtype | None = None, device: str = "cpu"
+    path: str | Path,
+    *,
+    config: Config | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
 ) -> MMDiT:
     """The model of a checkpoint, strictly loaded; at no time is more than one tensor held twice.
 
@@ -170,12 +177,20 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file({name: t.contiguous() for name, t in tensors.items()}, part, dict(metadata))
+        save_file({name: _own(t) for name, t in tensors.items()}, part, dict(metadata))
         with part.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written: {error}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where it is a part of another: safetensors writes no views."""
+    whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor.contiguous() if whole else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -23,6 +23,7 @@ _REFUSED = {"E401", "E402", "E403", "E407", "E451", "ENEEDAUTH"}
 _ABSENT = {"E404", "ETARGET", "ENOVERSIONS"}
 # npm alone would wait for minutes before it says that there is no connection
 _PATIENCE = ("--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000")
+_DAMAGED = {"EINTEGRITY", "TAR_BAD_ARCHIVE", "Z_BUF_ERROR", "Z_DATA_ERROR"}
 _WRITE = {"EACCES", "EPERM", "EROFS"}
 
 
@@ -51,6 +52,8 @@ def _complaint(code: str, summary: str, package: Package) -> FetchError:
         return FetchError(f"{what}: it refused ({code}); sign in or choose another registry: {settings}")
     if code in _ABSENT:
         return FetchError(f"{what}: it does not have this version ({code}); choose a registry that mirrors npmjs.org")
+    if code in _DAMAGED:
+        return FetchError(f"{what}: what arrived was damaged ({code}); run this again; {settings}")
     if code == "ENOSPC":
         return FetchError(f"{what}: the disk is full; free about 300 MB or choose another cache folder")
     if code in _WRITE:

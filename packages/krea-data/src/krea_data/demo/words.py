@@ -30,5 +30,5 @@ def label(title: str, shared: Counter[str], stem: str, author: str) -> str:
 def tags(stated: Iterable[str], no: Sequence[str] = ()) -> list[str]:
     """The tags that are words, once each, in lower case and in their order, without those in `no`."""
     plain = (" ".join(tag.replace("_", " ").lower().split()) for tag in stated)
-    kept = dict.fromkeys(tag for tag in plain if re.fullmatch(r"[^\W\d_][^\W\d_' -]+[^\W\d_]", tag))
+    kept = dict.fromkeys(tag for tag in plain if re.fullmatch(r"[^\W\d_](?:[^\W\d_]|[' -])*[^\W\d_]", tag))
     return [tag for tag in kept if tag not in _NOISE and tag not in no and not tag.endswith("theme icon")]
