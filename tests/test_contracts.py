@@ -22,6 +22,10 @@ from krea_data.loader import ImageBatch
 from krea_data.memory import MemoryTable
 from krea_data.tasks import Caption, Complexity, Decode, Flat, Hash, Licence
 from krea_data.testing import CrashingTask, FakeTask, MemoryBlobs
+from krea_expander.http import Endpoint
+from krea_expander.interfaces import LanguageModel
+from krea_expander.local import LocalModel
+from krea_expander.testing import ScriptedModel
 from krea_infra.interfaces import Cluster, Provider, Queues
 from krea_infra.kubernetes import KubernetesCluster, KubernetesQueues
 from krea_infra.processes import Processes
@@ -29,9 +33,12 @@ from krea_infra.telemetry import json_lines, lines, prometheus, tee
 from krea_infra.testing import MemoryCluster, MemoryProvider, MemoryQueues
 from krea_model.autoencoder import QwenImageAutoencoder
 from krea_model.interfaces import Autoencoder, TextEncoder, Velocity
+from krea_model.minilm import MiniLM
 from krea_model.mmdit import MMDiT
+from krea_model.smallae import SmallAutoencoder
 from krea_model.testing import FakeAutoencoder, FakeTextEncoder
 from krea_model.text import Qwen3VLEncoder
+from krea_model.textcache import TextCache
 from krea_rl.interfaces import Reward
 from krea_rl.preference import PreferenceObjective
 from krea_rl.rewards.text import TextReward
@@ -50,8 +57,8 @@ from krea_train.testing import Recorder, SquareBatch, Squares, WordStates
 ROOT = Path(__file__).resolve().parents[1]
 
 velocities: list[type[Velocity]] = [MMDiT, StyledMMDiT, Ring, LinearHead]
-text_encoders: list[type[TextEncoder]] = [Qwen3VLEncoder, FakeTextEncoder, WordStates, PlainText]
-autoencoders: list[type[Autoencoder]] = [QwenImageAutoencoder, FakeAutoencoder]
+text_encoders: list[type[TextEncoder]] = [Qwen3VLEncoder, MiniLM, TextCache, FakeTextEncoder, WordStates, PlainText]
+autoencoders: list[type[Autoencoder]] = [QwenImageAutoencoder, SmallAutoencoder, FakeAutoencoder]
 tables: list[type[Table]] = [MemoryTable, Krablet]
 work_queues: list[type[WorkQueues]] = [MemoryTable, Krablet]
 work_tables: list[type[WorkTable]] = [MemoryTable, Krablet]
@@ -62,6 +69,7 @@ batches: list[type[Batches]] = [krea_data.loader.Batches, Squares]
 objectives: list[type[Objective]] = [FlowMatching, Alignment, Distillation, PreferenceObjective, StyleObjective]
 rewards: list[type[Reward]] = [TextReward, NearPoint, Brightness]
 style_encoders: list[type[StyleEncoder]] = [ImageStyleEncoder, FakeStyleEncoder]
+language_models: list[type[LanguageModel]] = [LocalModel, Endpoint, ScriptedModel]
 clusters: list[type[Cluster]] = [KubernetesCluster, MemoryCluster]
 queues: list[type[Queues]] = [KubernetesQueues, MemoryQueues]
 providers: list[type[Provider]] = [Processes, MemoryProvider]
@@ -87,6 +95,7 @@ CONTRACTS: list[tuple[Any, Sequence[Any]]] = [
     (Objective, objectives),
     (Reward, rewards),
     (StyleEncoder, style_encoders),
+    (LanguageModel, language_models),
     (Cluster, clusters),
     (Queues, queues),
     (Provider, providers),

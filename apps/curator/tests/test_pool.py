@@ -69,24 +69,26 @@ def test_the_last_words_of_a_worker_that_gives_up_are_passed_on(tmp_path: Path) 
 
 def test_ctrl_c_drains_and_twice_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
+    tend = Pool.tend
     rounds = iter(range(1000))
 
-    def interrupted(_: float) -> None:
+    def interrupted(self: Pool, mark: int) -> bool:
         if next(rounds) in (2, 5):
             raise KeyboardInterrupt
+        return tend(self, mark)
 
-    monkeypatch.setattr(pools.time, "sleep", interrupted)
-    stubborn = "import signal, time; signal.signal(2, lambda *_: exit()); time.sleep(60)"
-    with Pool(python(stubborn), 1, tmp_path) as pool:
+    monkeypatch.setattr(Pool, "tend", interrupted)
+    with Pool(python("import time; time.sleep(60)"), 1, tmp_path) as pool:
         assert not watch(pool, lambda: 0, lambda: events.append("drain"))
         assert pool.pids == []
     assert events == ["drain"]
 
 
 def test_a_worker_that_ignores_everything_is_killed(tmp_path: Path) -> None:
-    deaf = "import signal, sys, time; signal.signal(2, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    deaf = "import os, signal, time; signal.signal(2, signal.SIG_IGN); os.write(2, b'ready'); time.sleep(60)"
     pool = Pool(python(deaf), 1, tmp_path)
-    pool.stop(patience_s=0.5)
+    wait_for(lambda: (tmp_path / "0.log").read_text() == "ready")
+    pool.stop(patience_s=0.2)
     assert pool.pids == []
 
 

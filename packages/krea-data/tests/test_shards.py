@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import tarfile
 
 import pytest
@@ -18,12 +19,12 @@ def rows(blobs):
     return [make(blobs, number) for number in range(25)]
 
 
-def make(blobs, number, side_px=16, **drops):
+def make(blobs, number, side_px=16, *, decode=None, caption=None):
     text = {length: {"text": f"{length} {number}", "source": "label"} for length in ("short", "medium", "long")}
     size = {"width": side_px, "height": side_px, "format": "PNG"}
     results = {
-        "decode": Result(value=size, drop=drops.get("decode")),
-        "caption": Result(value=text, drop=drops.get("caption")),
+        "decode": Result(value=size, drop=decode),
+        "caption": Result(value=text, drop=caption),
     }
     meta = {"licence": "MIT", "author": f"author {number % 2}", "package": "made-up", "version": "1", "style": "flat"}
     return Row(id=f"test/{number:03d}", blob=blobs.put(picture(number, side_px)), meta=meta, results=results)
@@ -46,7 +47,9 @@ def test_every_row_is_in_the_tars_and_in_the_index_once(rows, blobs, tmp_path):
     with tarfile.open(out / "16x16-00001.tar") as archive:
         names = archive.getnames()
         assert names[:4] == ["000000.png", "000000.json", "000001.png", "000001.json"]
-        described = json.load(archive.extractfile("000003.json"))
+        file = archive.extractfile("000003.json")
+        assert file is not None
+        described = json.load(file)
     assert described["id"] == records[13]["id"]
     assert described["captions"]["long"] == f"long {int(described['id'][-3:])}"
     assert described["meta"]["licence"] == "MIT"
@@ -84,6 +87,22 @@ def test_an_interrupted_export_goes_on_and_ends_the_same(rows, blobs, tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
 
 
+def test_an_export_that_dies_at_the_very_end_is_done_again(rows, blobs, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def die(source, target):
+        if str(target).endswith("out"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            export(rows, blobs, tmp_path / "out", Settings(per_shard=5))
+    out = export(rows, blobs, tmp_path / "out", Settings(per_shard=5))
+    assert contents(out) == contents(export(rows, blobs, tmp_path / "whole", Settings(per_shard=5)))
+
+
 def test_doing_it_again_does_nothing_and_something_else_is_refused(rows, blobs, tmp_path):
     out = export(rows, blobs, tmp_path / "out")
     before = contents(out)
@@ -109,8 +128,10 @@ def test_attribution_names_everybody(rows, blobs, tmp_path):
 
 @pytest.mark.parametrize("drop", ["decode", "caption"])
 def test_dropped_rows_are_refused(rows, blobs, tmp_path, drop):
+    reasons = {"decode": None, "caption": None} | {drop: "some reason"}
+    dropped = make(blobs, 50, decode=reasons["decode"], caption=reasons["caption"])
     with pytest.raises(ValueError, match=rf"test/050 was not kept by {drop}"):
-        export([*rows, make(blobs, 50, **{drop: "some reason"})], blobs, tmp_path / "out")
+        export([*rows, dropped], blobs, tmp_path / "out")
 
 
 def test_an_unfinished_export_is_no_export(tmp_path):

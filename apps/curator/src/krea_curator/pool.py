@@ -26,6 +26,11 @@ class _Child:
     process: subprocess.Popen[bytes]
     log: Path
 
+    def let_go(self) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
 
 class Pool:
     """`workers` processes of one command; their words go to files in `logs`."""
@@ -69,6 +74,7 @@ class Pool:
                     f"is there enough memory? See {child.log}"
                 )
             self.restarts += 1
+            child.let_go()
             self._children[place] = self._start(child.log)
         return bool(self.pids)
 
@@ -76,9 +82,7 @@ class Pool:
         """Ask the workers to end after the batch in hand."""
         self._draining = True
         for child in self._children:
-            assert child.process.stdin is not None
-            with contextlib.suppress(OSError):
-                child.process.stdin.close()
+            child.let_go()
 
     def stop(self, patience_s: float = 10.0) -> None:
         """End the workers now; they give back the rows in hand. Who does not within `patience_s` is killed."""

@@ -23,7 +23,7 @@ class Stage:
     lr: float = 2e-3
     warmup: int = 20
     decay: int = 0
-    caption_mix: tuple[tuple[str, float], ...] = (("long", 0.25), ("medium", 0.6), ("short", 0.15))
+    caption_mix: tuple[tuple[str, float], ...] = (("long", 0.1), ("medium", 0.75), ("short", 0.15))
     drop: float = 0.1
 
 
@@ -49,25 +49,33 @@ class Preset:
     minutes: float = 9.0  # on two cores, for the first estimate
 
 
+def demo_config(*, features: int, layers: int, heads: int) -> Config:
+    """The released architecture in a small size: 16 pixels to a token as in the released model, here 4 by the
+    autoencoder and 4 by the patch; text states reduced to 96 numbers, since the fusion stage would cost the most.
+    """
+    return Config(
+        features=features, layers=layers, heads=heads, kvheads=heads // 2,
+        txtdim=96, txtlayers=3, txtheads=2, txtkvheads=2, channels=Sizes().channels, patch=4,
+    )  # fmt: skip
+
+
 def nano() -> Preset:
     """Under ten minutes on two cores."""
     return Preset(
         name="nano",
         concepts=160,
         rows=2000,
-        config=Config(
-            features=192, layers=6, heads=3, kvheads=1, txtdim=96, txtlayers=3, txtheads=2, txtkvheads=2, channels=12
-        ),
+        config=demo_config(features=256, layers=6, heads=4),
         autoencoder=Sizes(),
-        autoencoder_steps=900,
+        autoencoder_steps=1000,
         stages=(
-            Stage(name="pretrain-32", side_px=32, steps=400),
-            Stage(name="pretrain-64", side_px=64, steps=360),
+            Stage(name="pretrain-48", side_px=48, steps=300),
+            Stage(name="pretrain-64", side_px=64, steps=500),
             Stage(
                 name="sft",
                 side_px=64,
-                steps=180,
-                decay=180,
+                steps=500,
+                decay=500,
                 warmup=0,
                 caption_mix=(("long", 0.1), ("medium", 0.8), ("short", 0.1)),
             ),
@@ -76,24 +84,22 @@ def nano() -> Preset:
 
 
 def small() -> Preset:
-    """A few hours on two cores: the recipe of the checkpoint that ships with the sampler."""
+    """About an hour on two cores: the recipe of the checkpoint that ships with the sampler."""
     first, second, third = nano().stages
     return replace(
         nano(),
         name="small",
-        concepts=700,
-        rows=7012,
-        config=Config(
-            features=256, layers=8, heads=4, kvheads=2, txtdim=96, txtlayers=3, txtheads=2, txtkvheads=2, channels=12
-        ),
+        concepts=600,
+        rows=10_000,
+        config=demo_config(features=256, layers=8, heads=4),
         autoencoder_steps=4000,
         stages=(
-            replace(first, steps=4000),
-            replace(second, steps=6000),
-            replace(third, steps=3000, decay=3000),
+            replace(first, steps=1200),
+            replace(second, steps=2800),
+            replace(third, steps=2000, decay=2000),
         ),
         evals=256,
-        minutes=180.0,
+        minutes=60.0,
     )
 
 
@@ -105,9 +111,7 @@ def smoke() -> Preset:
         name="smoke",
         concepts=6,
         rows=40,
-        config=Config(
-            features=64, layers=2, heads=2, kvheads=1, txtdim=32, txtlayers=3, txtheads=2, txtkvheads=2, channels=12
-        ),
+        config=replace(demo_config(features=64, layers=2, heads=2), txtdim=32),
         autoencoder=Sizes(width=16, depth=1),
         autoencoder_steps=30,
         stages=(

@@ -136,7 +136,7 @@ def export(
     work.mkdir(parents=True, exist_ok=True)
     for done, (name, records) in enumerate(plan):
         on_progress(done, len(plan))
-        if not (work / name).is_file():
+        if not ((work / name).is_file() and (work / name).with_suffix(".jsonl").is_file()):
             _write_shard(work / name, records, blobs)
     parts = [work / Path(name).with_suffix(".jsonl") for name, _ in plan]
     (work / INDEX).write_bytes(b"".join(part.read_bytes() for part in parts))

@@ -27,7 +27,7 @@ def write(path: Path, value: object) -> None:
 
 
 def iconify(folder: Path, chars: dict[str, str]) -> Path:
-    icons = {name: {"body": body} for name, body in BODIES.items()}
+    icons: dict[str, dict[str, object]] = {name: {"body": body} for name, body in BODIES.items()}
     icons["old-apple"] = {"body": BODIES["red-apple"], "hidden": True}
     write(folder / "icons.json", {"icons": icons, "width": 32, "height": 32})
     write(folder / "chars.json", chars)

@@ -8,7 +8,9 @@ from PIL import Image, ImageDraw
 
 def ink(image):
     """The box of everything that is not white."""
-    return Image.fromarray((np.asarray(image).min(axis=2) < 250).astype(np.uint8) * 255).getbbox()
+    box = Image.fromarray((np.asarray(image).min(axis=2) < 250).astype(np.uint8) * 255).getbbox()
+    assert box is not None
+    return box
 
 
 def svg(body, box="0 0 32 32"):

@@ -42,10 +42,10 @@ def test_dead_entries_below_the_floor_are_not_walked_over(new_dsns: Callable[[in
         reader.execute("set transaction isolation level repeatable read")
         reader.execute("select count(*) from images")
         while krablet.due("fake") > 500:
-            claims = krablet.claim(task, "w", 100, 60.0)
+            claims = krablet.claim(task, "w", 50, 60.0)
             krablet.complete("fake", dict.fromkeys(claims, Result()))
         floor = krablet._floors[0, "fake"]
-        assert 5 * blocks_read(dsn, floor.at, floor.n) < blocks_read(dsn, "-infinity", 0)
+        assert 3 * blocks_read(dsn, floor.at, floor.n) < blocks_read(dsn, "-infinity", 0)
 
 
 def blocks_read(dsn: str, at: object, n: int) -> int:

@@ -183,10 +183,14 @@ def _has_colour(tokens: Sequence[str], colour: str, things: Sequence[str]) -> bo
 
 def _follows(tokens: Sequence[str], things: Sequence[str], reach: int, through: str = "") -> bool:
     """Whether one of the things comes within reach, before the phrase ends."""
-    stop = set(_words()["breaks"]) - {"and", "of", "a", "an", "the"}
+    stop = set(_words()["breaks"]) - {"and", "of"}
+    before = ""
     for token in tokens[:reach]:
         if token in stop or (not token[0].isalnum() and token != through):
             return False
+        if token == "and" and _stem(before) != before:  # "black and white cats" goes on, "three dogs and a cat" does not
+            return False
+        before = token
         if _stem(token) in things:
             return True
     return False

@@ -14,7 +14,7 @@ __all__ = ["Sizes", "SmallAutoencoder", "reconstruction_error"]
 class Sizes:
     """channels: of the latent; width: of the convolutions; depth: residual blocks of the decoder."""
 
-    channels: int = 12
+    channels: int = 8
     width: int = 64
     depth: int = 3
 

@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-__all__ = ["agree", "clip_grad_norm", "full", "local", "mesh", "place", "rank", "shard", "world"]
+__all__ = ["agree", "clip_grad_norm", "full", "local", "mesh", "over_ranks", "place", "rank", "shard", "world"]
 
 
 def rank() -> int:
@@ -33,6 +33,15 @@ def agree(value: int) -> int:
     tensor = torch.tensor(value, device=device)
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return int(tensor)
+
+
+def over_ranks(values: Tensor) -> Tensor:
+    """Mean over the ranks where a value is a number, elementwise; all ranks must call."""
+    if world() == 1:
+        return values
+    rows = [torch.empty_like(values) for _ in range(world())]
+    dist.all_gather(rows, values)
+    return torch.stack(rows).nanmean(0)
 
 
 def mesh(device: str = "cpu", *, replicas: int = 1) -> DeviceMesh:

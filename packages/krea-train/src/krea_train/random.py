@@ -35,7 +35,10 @@ def normals(seed: int, stream: str, step: int, ids: Sequence[int | str], shape: 
     fresh, draw = philox.state, np.random.Generator(philox).standard_normal
     for row, sample in zip(out, ids, strict=True):
         low_first = divmod(_bits(seed, stream, step, sample), 2**64)[::-1]
-        philox.state = {**fresh, "state": {**fresh["state"], "key": np.array(low_first, np.uint64)}}  # a tenth of the cost of a new one
+        philox.state = {
+            **fresh,
+            "state": {**fresh["state"], "key": np.array(low_first, np.uint64)},
+        }  # a tenth of the cost of a new one
         draw(out=row, dtype=np.float32)
     return torch.from_numpy(out)
 

@@ -9,6 +9,8 @@ from krea_model.configs import Config
 from krea_model.interfaces import Grids
 from torch import Tensor
 
+from krea_train.parallel import over_ranks
+
 __all__ = ["Window", "forward_flops", "memory", "train_flops"]
 
 
@@ -26,16 +28,14 @@ class Window:
         self.images += images
 
     def read(self) -> dict[str, float]:
-        """Mean of each metric over the steps where it was a number, seconds per step, images per second; then empty."""
-        names = {name: None for row in self.rows for name in row}
-        out = {name: self._mean(name) for name in names}
+        """Means over steps and ranks where the metric was a number, seconds per step, images per second; then empty."""
+        names = list({name: None for row in self.rows for name in row})
+        means = [torch.stack([row[n].float() for row in self.rows if n in row]).nanmean() for n in names]
+        out = dict(zip(names, over_ranks(torch.stack(means)).tolist(), strict=True))
         elapsed = max(time.monotonic() - self.start, 1e-9)
         out |= {"step_s": elapsed / max(len(self.rows), 1), "images_per_s": self.images / elapsed}
         self.rows, self.images, self.start = [], 0, time.monotonic()
         return out
-
-    def _mean(self, name: str) -> float:
-        return float(torch.stack([row[name].float() for row in self.rows if name in row]).nanmean())
 
 
 def memory() -> dict[str, float]:

@@ -52,7 +52,7 @@ def test_further_languages_are_an_option(folders, tmp_path):
 
 
 def test_the_corpus_in_the_cache_is_drawn_once(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("krea_data.demo.corpus.fetch", lambda cache, sets, on_progress: folders)
+    monkeypatch.setattr("krea_data.demo.assembly.fetch", lambda cache, sets, on_progress: folders)
     first = demo.corpus(tmp_path, side_px=16)
     mark = (first / "rows.jsonl").stat().st_mtime_ns
     assert demo.corpus(tmp_path, side_px=16) == first

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from krea_data.blobs import FolderBlobs
 from krea_data.demo import clipart
@@ -28,10 +28,7 @@ __all__ = ["Progress", "blobs", "build", "corpus", "fetch", "rows"]
 _DRAWN = 1  # raise when drawing or joining changes, so that old corpora in caches are not taken for new ones
 
 
-class Progress(Protocol):
-    """Called as work goes on: what is being done, how much of it is done, of how much."""
-
-    def __call__(self, stage: str, done: float, total: float) -> None: ...
+Progress = Callable[[str, float, float], None]  # what is being done, how much of it is done, of how much
 
 
 def _silent(stage: str, done: float, total: float) -> None:
