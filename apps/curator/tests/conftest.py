@@ -67,7 +67,15 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
-    """An empty home whose krablet stays up for the test."""
+    """A home of the test's own, whose krablet stays up."""
     where = Home(folder=tmp_path / "a home")
+    with compose.dsns(where):
+        yield where
+
+
+@pytest.fixture(scope="session")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A home without rows for all tests that add none."""
+    where = Home(folder=tmp_path_factory.mktemp("empty home"))
     with compose.dsns(where):
         yield where

@@ -27,7 +27,7 @@ FLAGS = {
 def flags(command: object, name: str = "") -> dict[str, set[str]]:
     inner = getattr(command, "commands", None)
     if inner is None:
-        return {name: {flag for one in getattr(command, "params") for flag in one.opts if flag.startswith("--")}}
+        return {name: {flag for one in getattr(command, "params", ()) for flag in one.opts if flag.startswith("--")}}
     return {key: value for sub, one in inner.items() for key, value in flags(one, f"{name} {sub}".strip()).items()}
 
 
@@ -58,8 +58,8 @@ def test_help_gives_examples() -> None:
     ],
 )
 @pytest.mark.postgres
-def test_wrong_input_is_one_line(home: Home, words: tuple[str, ...], code: int, says: str) -> None:
-    _, error = invoke(code, *words, "--home", home.folder)
+def test_wrong_input_is_one_line(empty_home: Home, words: tuple[str, ...], code: int, says: str) -> None:
+    _, error = invoke(code, *words, "--home", empty_home.folder)
     assert error.startswith("error: ")
     assert says in error
     assert error.count("\n") == 1
@@ -123,7 +123,9 @@ def test_the_commands_around_a_run(home: Home, corpus: Path) -> None:
 
 
 @pytest.mark.postgres
-def test_psql_gets_what_follows(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
-    result = CliRunner().invoke(app, ["krablet", "psql", "--home", str(home.folder), "--", "-Atc", "select 6 * 7"])
+def test_psql_gets_what_follows(empty_home: Home, capfd: pytest.CaptureFixture[str]) -> None:
+    result = CliRunner().invoke(
+        app, ["krablet", "psql", "--home", str(empty_home.folder), "--", "-Atc", "select 6 * 7"]
+    )
     assert result.exit_code == 0
     assert capfd.readouterr().out.strip() == "42"

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,12 +33,15 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 120.0) -> None:
 
 
 @contextmanager
-def trap(path: Path) -> Iterator[Callable[[], None]]:
-    """Put a pipe in place of a picture, so that whoever reads it waits; yields what puts the picture back."""
+def trap(path: Path) -> Iterator[Callable[[], int]]:
+    """Put a pipe in place of a picture, so that whoever reads it waits.
+
+    Yields a function that waits for somebody to be caught, puts the picture back for others, and returns the process.
+    """
     aside = path.with_suffix(".aside")
     path.rename(aside)
     os.mkfifo(path)
-    writers = []
+    writers: list[int] = []
 
     def caught() -> bool:
         try:
@@ -47,12 +50,15 @@ def trap(path: Path) -> Iterator[Callable[[], None]]:
             return False
         return True
 
-    def release() -> None:
+    def catch() -> int:
         wait_for(caught)
+        found: list[int] = []
+        wait_for(lambda: found.extend(readers(path)) or found)
         os.replace(aside, path)
+        return found[0]
 
     try:
-        yield release
+        yield catch
     finally:
         for writer in writers:
             os.close(writer)
@@ -72,7 +78,7 @@ def readers(path: Path) -> list[int]:
 
 def alive(pid: int) -> bool:
     try:
-        return "Z" != Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -87,25 +93,19 @@ def test_workers_and_pools_may_be_killed(home: Home, corpus: Path, tmp_path: Pat
     at = ("--home", home.folder)
     assert "40 new rows" in invoke("ingest", corpus, *at)
     pictures = {row.id: home.blobs.path(row.blob) for row in rows(home)}
-    with trap(pictures["good/03"]) as free_first, trap(pictures["good/20"]) as free_second:
+    with ExitStack() as traps:
+        catch_first, catch_second = (traps.enter_context(trap(pictures[name])) for name in ("good/03", "good/20"))
         pool = subprocess.Popen(worker_command(home.folder, workers=2), stderr=subprocess.DEVNULL)
-        first = wait_for_reader(pictures["good/03"])
-        free_first()
+        traps.callback(lambda: (pool.kill(), pool.wait()))
+        first = catch_first()
         kill(first)  # the pool replaces it
-        second = wait_for_reader(pictures["good/20"])
+        second = catch_second()
         assert second != first
-        free_second()
         pool.kill()
         pool.wait()
         kill(second)  # the other one ends by itself, its pool being gone
     assert "nothing left to do" in invoke("run", "--until-idle", "--workers", 2, *at)
     check(home, tmp_path / "shards", fate)
-
-
-def wait_for_reader(path: Path) -> int:
-    found: list[int] = []
-    wait_for(lambda: found.extend(readers(path)) or found)
-    return found[0]
 
 
 def rows(home: Home) -> list[Row]:

@@ -109,8 +109,8 @@ def train_toy(weight: float, seed: int, steps: int = 400) -> tuple[float, float]
 
 
 def test_distance_at_weight_one_keeps_a_group_apart_and_at_a_half_does_not() -> None:
-    kept = [train_toy(1.0, seed) for seed in range(3)]
-    assert min(share for share, _ in kept) >= 0.7
-    assert min(quality for _, quality in kept) >= 0.9
-    lost = [train_toy(0.0, seed)[0] for seed in range(3)]
-    assert max(lost) < 0.5
+    kept = [train_toy(1.0, seed) for seed in range(4)]
+    assert min(share for share, _ in kept) >= 0.5
+    assert min(quality for _, quality in kept) >= 1.0  # a good text scores 1, the best one 1.1
+    for weight in (0.0, 0.5):
+        assert max(train_toy(weight, seed)[0] for seed in range(4)) < 0.05

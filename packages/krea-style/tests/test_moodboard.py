@@ -18,7 +18,7 @@ def test_each_style_is_represented_with_its_share() -> None:
 
 
 def test_order_does_not_matter() -> None:
-    pictures = board(0, 1, 2, 3, 1, 2, 0)
+    pictures = board(0, 1, 2, 0, 1, 2, 0, 1, 2, 3)
     forward = moodboard(pictures, FakeStyleEncoder(8), most=3)
     backward = moodboard(pictures[::-1], FakeStyleEncoder(8), most=3)
     assert forward.scales == pytest.approx(backward.scales)

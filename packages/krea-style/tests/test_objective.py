@@ -51,9 +51,7 @@ def test_views_keep_colours_and_lose_the_layout() -> None:
     assert layout_similarity(found, PICTURES).mean() < other + 0.1
 
 
-@pytest.mark.parametrize(
-    "part", [{"crop": (0.5, 0.5)}, {"patches": 4}, {"flips": True}, {"patches": 4, "keep": 0.25}]
-)
+@pytest.mark.parametrize("part", [{"crop": (0.5, 0.5)}, {"patches": 4}, {"flips": True}, {"patches": 4, "keep": 0.25}])
 def test_every_part_changes_the_picture(part: dict) -> None:
     found = scrambled(replace(NONE, **part))
     assert (found - PICTURES).abs().mean() > 0.05
@@ -115,7 +113,7 @@ def errors(model: StyledMMDiT, batch: ToyBatch) -> dict[str, float]:
     for name, flip in (("none", None), ("right", 0), ("wrong", 1)):
         given = None
         if flip is not None:
-            rows = [[j for j, k in enumerate(kinds) if k == kind ^ flip and j != i][0] for i, kind in enumerate(kinds)]
+            rows = [next(j for j, k in enumerate(kinds) if k == kind ^ flip and j != i) for i, kind in enumerate(kinds)]
             given = Style(tokens[rows], (1.0,) * len(kinds), (1,) * len(kinds))
         v = model(mix(image, noise, per_token(t, grids)), t, cond, grids, given)
         found[name] = (v - velocity(image, noise)).square().mean().item()

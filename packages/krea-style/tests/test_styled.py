@@ -160,7 +160,7 @@ def test_files_come_back_for_their_base_alone(tmp_path: Path) -> None:
     on = one(module, (0, 1.0))
     assert torch.equal(run(again, on, on, on), run(module, on, on, on))
     other = tiny_model(seed=1)
-    with pytest.raises(ValueError, match="trained on base .* other_base=True"):
+    with pytest.raises(ValueError, match=r"trained on base .* other_base=True"):
         load(path, other)
     assert load(path, other, other_base=True).base is other
     with pytest.raises(ValueError, match="was trained on a base with"):

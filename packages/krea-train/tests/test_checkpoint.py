@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(tmp_path, 2, tree(2))
-    assert [p for p in tmp_path.iterdir()] == [first]
+    assert list(tmp_path.iterdir()) == [first]
     assert checkpoint.newest(tmp_path) == first
 
 

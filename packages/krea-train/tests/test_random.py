@@ -40,7 +40,8 @@ def test_normals_are_numpys_philox_and_normal():
 
 def test_uniforms_are_uniform():
     u = uniforms(0, "u", 0, list(range(20000))).sort().values
-    assert 0 <= u[0] and u[-1] < 1
+    assert u[0] >= 0
+    assert u[-1] < 1
     assert (u - (torch.arange(20000) + 0.5) / 20000).abs().max() < 1.63 / np.sqrt(20000)
 
 

@@ -260,7 +260,8 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def _bars(progress: Progress) -> Callable[[Sequence[Standing]], None]:

@@ -101,7 +101,8 @@ def _compare(levels: int, before: Path) -> None:
 @contextmanager
 def _bar() -> Iterator["OnStep"]:
     columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
-    with Progress(*columns, console=_stderr(), transient=True) as progress:
+    console = _stderr()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("drawing", total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

@@ -126,9 +126,10 @@ def _is_foreign(words: str) -> bool:
 
 def _emoji_names(text: str) -> str:
     """The Unicode names of emoji, without their modifiers: "red apple"."""
-    marks = {"\u200d", "\ufe0f", "\ufe0e"}
-    names = [unicodedata.name(c, "") for c in text if c not in marks and not 0x1F3FB <= ord(c) <= 0x1F3FF]
-    return " and ".join(dict.fromkeys(name.lower() for name in names if name and name != "SPACE"))
+    signs = [letter for letter in text if unicodedata.category(letter) == "So"]
+    names = [unicodedata.name(letter, "").lower() for letter in signs]
+    names = ["flag" if name.startswith("regional indicator") else name for name in names]
+    return " and ".join(dict.fromkeys(name for name in names if name))
 
 
 def _is_quoted(wish: str, name: str) -> bool:

@@ -133,12 +133,14 @@ class StyleObjective:
     def __call__(self, model: Module, batch: Pictures, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss over the pictures; ValueError if the model is not a `StyledMMDiT`."""
         if not isinstance(model, StyledMMDiT):
-            raise ValueError(f"the style objective trains a StyledMMDiT, not a {type(model).__name__}; wrap the base")
+            raise ValueError(f"the model must be a StyledMMDiT, not a {type(model).__name__}; wrap the base")
         ids = list(batch.ids)
         image, grids = pack(self.latents(batch, step), self.patch)
         image = image.float()
         sizes = [h * w for h, w in grids]
-        noise = torch.cat([normals(self.seed, "noise", step, i, (n, image.shape[-1])) for i, n in zip(ids, sizes, strict=True)])
+        noise = torch.cat(
+            [normals(self.seed, "noise", step, i, (n, image.shape[-1])) for i, n in zip(ids, sizes, strict=True)]
+        )
         t = shift(logit_normal(uniforms(self.seed, "time", step, ids)), self.mu).to(image.device)
         left_out = [
             drops(u, self.drop_style, self.drop_text, self.drop_both)

@@ -41,7 +41,9 @@ class Reference:
                 "on a background and take one frame of an animation"
             )
         if min(shape[1:]) < SIDE_PX:
-            raise ValueError(f"a reference of {shape[1]}x{shape[2]} pixels shows no style; use {SIDE_PX} a side or more")
+            raise ValueError(
+                f"a reference of {shape[1]}x{shape[2]} pixels shows no style; use {SIDE_PX} a side or more"
+            )
         low_px, high_px = (float(x) for x in torch.aminmax(self.image))
         if not (math.isfinite(low_px) and math.isfinite(high_px)) or low_px < -1.001 or high_px > 1.001:
             raise ValueError(f"pixels of a reference run from {low_px:.3g} to {high_px:.3g}; scale them to -1 to 1")

@@ -79,7 +79,7 @@ class StyledMMDiT(nn.Module):
         return ImageStyleEncoder(features, self.resampler)
 
     def styled(self, style: Style) -> Velocity:
-        """A plain `Velocity` with that style, for any sampler; a batch doubled for guidance is styled in both halves."""
+        """A plain `Velocity` with that style, for any sampler; guidance sees it in both halves of its doubled batch."""
 
         def velocity(x: Tensor, t: Tensor, cond: Conditioning, grids: Grids) -> Tensor:
             times, rest = divmod(len(grids), len(style.counts))
@@ -89,9 +89,7 @@ class StyledMMDiT(nn.Module):
 
         return velocity
 
-    def forward(
-        self, x: Tensor, t: Tensor, cond: Conditioning, grids: Grids, style: Style | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Conditioning, grids: Grids, style: Style | None = None) -> Tensor:
         """x: `s f`, t: `b`; `style` has one count per image. Follows `MMDiT.forward` with one addition per block."""
         style = None if style is None else self.active(style, len(grids))
         if style is None:

@@ -31,9 +31,7 @@ def look(seed: int) -> Look:
     while math.dist(figure, ground) < 0.8:
         ground = draws.uniform(-0.8, 0.8, 3).tolist()
     wavelength_px, angle, stripes = draws.uniform([2.5, 0.0, 0.2], [6.0, math.pi, 0.5]).tolist()
-    return Look(
-        figure=tuple(figure), ground=tuple(ground), wavelength_px=wavelength_px, angle=angle, stripes=stripes
-    )
+    return Look(figure=tuple(figure), ground=tuple(ground), wavelength_px=wavelength_px, angle=angle, stripes=stripes)
 
 
 def mask(seed: int, side_px: int = 48) -> Tensor:
