@@ -25,7 +25,7 @@ def invoke(*words: str | Path) -> str:
     return result.output
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 120.0) -> None:
+def wait_for(condition: Callable[[], object], timeout_s: float = 300.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline

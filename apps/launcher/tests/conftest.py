@@ -40,9 +40,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for s, style in enumerate(demo.STYLES):
             for c, concept in enumerate(CONCEPTS):
                 meta = {
-                    "source": f"set-{s}", "style": style, "concept": concept, "label": concept, "tags": [concept.split()[0]],
-                    "group": "objects", "subgroup": SUBGROUPS[c % len(SUBGROUPS)], "licence": "MIT", "author": "nobody",
-                    "package": "none", "version": "1", "order": c, "since": 1.0,
+                    "source": f"set-{s}", "style": style, "concept": concept, "label": concept,
+                    "tags": [concept.split()[0]], "group": "objects", "subgroup": SUBGROUPS[c % len(SUBGROUPS)],
+                    "licence": "MIT", "author": "nobody", "package": "none", "version": "1", "order": c, "since": 1.0,
                 }  # fmt: skip
                 blob = blobs.put(shapes(31 * s + c))
                 row = {"id": f"set-{s}/{c:02d}", "blob": blob, "meta": meta}

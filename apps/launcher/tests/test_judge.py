@@ -32,7 +32,7 @@ def test_ridge_agrees_with_the_normal_equations() -> None:
     x, y = torch.randn(50, 5, generator=draw), torch.randn(50, 3, generator=draw)
     space = fit_space(x, y, ridge=2.0)
     z = ((x - x.mean(0)) / x.std(0)).double()
-    w = np.linalg.lstsq(
-        np.vstack([z.numpy(), np.sqrt(2.0) * np.eye(5)]), np.vstack([(y - y.mean(0)).numpy(), np.zeros((5, 3))]), rcond=None
-    )[0]
+    left = np.vstack([z.numpy(), np.sqrt(2.0) * np.eye(5)])
+    right = np.vstack([(y - y.mean(0)).numpy(), np.zeros((5, 3))])
+    w = np.linalg.lstsq(left, right, rcond=None)[0]
     assert space.weight.numpy() == pytest.approx(w, abs=1e-5)

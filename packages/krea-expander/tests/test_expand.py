@@ -24,7 +24,7 @@ def test_thinking_stays_inside() -> None:
         (f"thoughts</think>\n\n{CAPTION}", CAPTION),
         (f"<thinking>\n1. x\n2. y\n</thinking> {CAPTION}", CAPTION),
         (f'Prompt: "{CAPTION}"', CAPTION),
-        (f"\u201c{CAPTION}\u201d", CAPTION),
+        (f"“{CAPTION}”", CAPTION),
         (f"```text\n{CAPTION}\n```", CAPTION),
         (f"<wish>\n{CAPTION}\n</wish>", CAPTION),
         ("A red apple\n on a   table.", "A red apple on a table."),
@@ -135,8 +135,8 @@ def test_edge_prompts_that_need_no_model() -> None:
 @pytest.mark.parametrize(
     ("prompt", "answer"),
     [
-        ("\U0001f34e\U0001f680", "A red apple beside a small rocket."),
-        ("\u05d7\u05ea\u05d5\u05dc \u05d0\u05d3\u05d5\u05dd", "\u05d7\u05ea\u05d5\u05dc \u05d0\u05d3\u05d5\u05dd \u05e2\u05dc \u05e9\u05d8\u05d9\u05d7"),
+        ("🍎🚀", "A red apple beside a small rocket."),
+        ("חתול אדום", "חתול אדום על שטיח"),
         ('a sign that says "OPEN', 'A sign that says "OPEN" over a door.'),
         ("a 10,000 year old tree", "A tree, ten thousand years old, in fog."),
     ],
@@ -184,7 +184,7 @@ def test_braces_of_a_prompt_are_no_template() -> None:
 
 
 def test_clean_keeps_everything_visible() -> None:
-    text = "caf\u00e9 \U0001f469\U0001f3fd\u200d\U0001f680 \u05d7\u05ea\u05d5\u05dc \u201cx\u201d"
+    text = "café 👩🏽\u200d🚀 חתול “x”"
     assert clean(f" {text}\x00\n") == text
 
 

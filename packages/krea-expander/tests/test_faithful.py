@@ -21,14 +21,14 @@ KEPT = [
     ("photo of a lake", "A photograph of a still lake at dusk."),
     ("pixel art castle", "A castle drawn as pixel art, with a dark moat."),
     ('a sign that says "OPEN 24h"', 'A neon sign in a window says "OPEN 24h" in red letters.'),
-    ("a poster with \u201cCaf\u00e9 \u00c9toile\u201d", "A poster, its headline reading Caf\u00e9 \u00c9toile in blue."),
+    ("a poster with “Café Étoile”", "A poster, its headline reading Café Étoile in blue."),
     ("ein Hund und eine Katze mit dem Ball", "Ein Hund und eine Katze spielen mit dem Ball auf der Wiese."),
-    ("\u0642\u0637\u0629 \u062d\u0645\u0631\u0627\u0621", "\u0642\u0637\u0629 \u062d\u0645\u0631\u0627\u0621 \u0639\u0644\u0649 \u0628\u0633\u0627\u0637"),
-    ("\u685c\u306e\u6728", "\u5ddd\u8fba\u306b\u7acb\u3064\u6e80\u958b\u306e\u685c\u306e\u6728\u3001\u671d\u306e\u5149\u3002"),
+    ("قطة حمراء", "قطة حمراء على بساط"),
+    ("桜の木", "川辺に立つ満開の桜の木、朝の光。"),
     ("portrait of a 5 year old boy", "A portrait of a boy, five years old, in a straw hat."),
     ("16:9 banner, 35 mm film", "A banner as if on 35 mm film, wide."),
     ("don't stop", "A sign says don't stop beside the road."),
-    ("\U0001f34e\U0001f680", "A red apple beside a rocket."),
+    ("🍎🚀", "A red apple beside a rocket."),
 ]  # fmt: skip
 
 LOST = [
@@ -46,11 +46,11 @@ LOST = [
     ("photo of a lake", "An oil painting of a lake.", "medium"),
     ("a cat in flat style", "A cat in Noto style.", "medium"),
     ('a sign that says "OPEN 24h"', 'A sign that says "Open 24h".', "quote"),
-    ('"it\'s" and "two"', "it\u2019s and two", "quote"),
+    ('"it\'s" and "two"', "it’s and two", "quote"),
     ("a dragon over a village", "A quiet garden with roses.", "subject"),
     ("ein Hund und eine Katze mit dem Ball", "The Hund and the Katze with a Ball in the garden.", "language"),
-    ("\u0642\u0637\u0629 \u062d\u0645\u0631\u0627\u0621", "A red cat on a rug.", "language"),
-    ("\u685c\u306e\u6728", "A cherry tree by the river.", "language"),
+    ("قطة حمراء", "A red cat on a rug.", "language"),
+    ("桜の木", "A cherry tree by the river.", "language"),
 ]  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def test_faithfulness_is_the_share_of_claims_kept() -> None:
         ('never "closes', []),
         ('three " marks " here"', [" marks "]),
         ("it's Tom's hat, 'really'", ["really"]),
-        ("\u201cone\u201d \u00abtwo\u00bb \u300cthree\u300d \u201efour\u201c \u2018five\u2019", ["one", "two", "three", "four", "five"]),
+        ("“one” «two» 「three」 „four“ ‘five’", ["one", "two", "three", "four", "five"]),
         ('""', []),
     ],
 )  # fmt: skip
@@ -102,13 +102,13 @@ def test_quotes(text: str, found: list[str]) -> None:
     [
         ("", ""),
         ("123 !?", ""),
-        ("\U0001f34e", ""),
-        ("Caf\u00e9", "LATIN"),
-        ("\u041a\u043e\u0442", "CYRILLIC"),
-        ("\u05d7\u05ea\u05d5\u05dc", "HEBREW"),
-        ("\u6f22\u5b57", "CJK"),
-        ("\u6f22\u5b57\u306e", "JAPANESE"),
-        ("\uace0\uc591\uc774", "HANGUL"),
+        ("🍎", ""),
+        ("Café", "LATIN"),
+        ("Кот", "CYRILLIC"),
+        ("חתול", "HEBREW"),
+        ("漢字", "CJK"),
+        ("漢字の", "JAPANESE"),
+        ("고양이", "HANGUL"),
     ],
 )
 def test_script(text: str, name: str) -> None:

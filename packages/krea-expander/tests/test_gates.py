@@ -8,7 +8,7 @@ GOOD = [
     "Here a lighthouse stands; sure-footed goats climb the rocks around it.",
     "A museum hall about the second world war, visitors in front of a photograph.",
     "Buildings - tall and narrow - above a canal.",
-    "\u0642\u0637\u0629 \u062d\u0645\u0631\u0627\u0621",
+    "قطة حمراء",
 ]
 BAD = [
     ("", "empty"),

@@ -60,7 +60,7 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture
 def endpoint(service: Service) -> Iterator[Endpoint]:
-    with Endpoint(service.url, "small-model", key="secret", timeout_s=5.0, wait_s=10.0) as endpoint:
+    with Endpoint(service.url, "small-model", key="secret", timeout_s=60.0, wait_s=10.0) as endpoint:
         endpoint.waited = []  # type: ignore[attr-defined]
         endpoint.pause = endpoint.waited.append  # type: ignore[attr-defined]
         yield endpoint

@@ -24,7 +24,7 @@ def server() -> Iterator[ApiServer]:
 @pytest.fixture
 def cluster(server: ApiServer) -> Iterator[KubernetesCluster]:
     with kubernetes.client.ApiClient(kubernetes.client.Configuration(host=server.url)) as client:
-        yield KubernetesCluster(client, timeout_s=5.0)
+        yield KubernetesCluster(client, timeout_s=60.0)
 
 
 def test_nodes_are_read_from_what_the_api_shows(server: ApiServer, cluster: KubernetesCluster, fleet) -> None:

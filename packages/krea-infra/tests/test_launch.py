@@ -248,7 +248,7 @@ def race(cluster: MemoryCluster, jobs: list[Job]) -> list[Job]:
             nodes = cluster.nodes()
             if self.first:
                 self.first = False
-                barrier.wait(timeout=10)
+                barrier.wait(timeout=60)
             return nodes
 
     def start(one: Job) -> None:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ne
 
 
 def wait_for(provider: Processes, phase: str) -> list[Instance]:
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 60
     while time.monotonic() < give_up:
         found = provider.recover()
         if found and all(instance.phase == phase for instance in found):

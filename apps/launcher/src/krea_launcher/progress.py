@@ -5,12 +5,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bars, TextColumn
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
 
 __all__ = ["Progress", "remaining"]
 
 
-def remaining(expected: Mapping[str, float], done: Mapping[str, float], name: str, share: float, spent_s: float) -> float:
+def remaining(
+    expected: Mapping[str, float], done: Mapping[str, float], name: str, share: float, spent_s: float
+) -> float:
     """Seconds left: what was expected of the rest, scaled by how this machine kept to expectations so far."""
     finished = sum(expected[one] for one in done) + expected.get(name, 0.0) * share
     pace = (sum(done.values()) + spent_s) / finished if finished > 0 else 1.0

@@ -18,7 +18,6 @@ from krea_data.loader import Batches
 from krea_data.shards import index
 from krea_data.tasks.caption import medium
 from krea_model import bundle
-from krea_model.minilm import MiniLM
 from krea_model.textcache import TextCache
 from torch import Tensor
 
@@ -103,7 +102,7 @@ class Quickstart:
         seeds = range(4)
         pairs = [(prompt, seed) for prompt in self.prompts for seed in seeds]
         images = self.samples(stage, pairs)
-        rows = [(prompt, images[i * 4 : i * 4 + 4]) for i, prompt in enumerate(self.prompts)]
+        rows = [(prompt, list(images[i * 4 : i * 4 + 4])) for i, prompt in enumerate(self.prompts)]
         note = f"{stage.name}: first column the corpus's own picture, then seeds 0 to 3"
         draw.sheet(rows, self.references(self.prompts), note=note).save(self.run.path("sheets", f"{stage.name}.png"))
 
@@ -227,4 +226,3 @@ def commit() -> str:
     except OSError:
         return "unknown"
     return said.stdout.strip() or "unknown"
-

@@ -42,16 +42,16 @@ def judged(work: "Quickstart") -> dict[str, Any]:
         targets,
     )
     real = [one for one in withheld if one["concept"] in tags]
-    ceiling = (
-        ranks(space(found[[place[one["id"]] for one in real]]), [concepts.index(one["concept"]) for one in real], targets)
-        if real
-        else []
-    )
+    ceiling: list[int] = []
+    if real:
+        seen = space(found[[place[one["id"]] for one in real]])
+        ceiling = ranks(seen, [concepts.index(one["concept"]) for one in real], targets)
+    samples = [{**one, "rank": rank} for one, rank in zip(questions, answers, strict=True)]
     return {
         "concepts": len(concepts),
-        "samples": [{**one, "rank": rank} for one, rank in zip(questions, answers, strict=True)],
-        "trained": summary([r for one, r in zip(questions, answers, strict=True) if not one["withheld"]], len(concepts)),
-        "withheld": summary([r for one, r in zip(questions, answers, strict=True) if one["withheld"]], len(concepts)),
+        "samples": samples,
+        "trained": summary([one["rank"] for one in samples if not one["withheld"]], len(concepts)),
+        "withheld": summary([one["rank"] for one in samples if one["withheld"]], len(concepts)),
         "real_withheld": summary(ceiling, len(concepts)),
     }
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from krea_data.loader import Batches
-from krea_infra.telemetry import json_lines, tee
+from krea_infra.telemetry import json_lines
 from krea_model.initial import initialise
 from krea_model.mmdit import MMDiT
 from krea_model.smallae import SmallAutoencoder
@@ -48,7 +47,9 @@ def load_model(preset: Preset, path: Path | None, seed: int) -> MMDiT:
     return model
 
 
-def train(inputs: Inputs, preset: Preset, stage: Stage, before: Stage | None, seed: int, on_step: OnStep) -> dict[str, Any]:
+def train(
+    inputs: Inputs, preset: Preset, stage: Stage, before: Stage | None, seed: int, on_step: OnStep
+) -> dict[str, Any]:
     """Run or resume a stage; leaves `weights.safetensors` and `average.safetensors` in its folder."""
     here = inputs.folder / stage.name
     model = load_model(preset, inputs.folder / before.name / "weights.safetensors" if before else None, seed)
@@ -63,13 +64,22 @@ def train(inputs: Inputs, preset: Preset, stage: Stage, before: Stage | None, se
     steps = stage.steps
     settings = Settings(
         steps=steps,
-        schedule=lambda step: warmup_stable_decay(step, steps=steps, warmup=stage.warmup, decay=stage.decay, floor=0.02),
+        schedule=lambda step: warmup_stable_decay(
+            step, steps=steps, warmup=stage.warmup, decay=stage.decay, floor=0.02
+        ),
         autocast=autocast_dtype(),
         folder=here / "checkpoints",
         save_every_s=30,
     )
     average = Average(model, constant(0.99))
     last: dict[str, float] = {}
+    lines = json_lines(here / "metrics.jsonl")
+
+    def log(step: int, metrics: Mapping[str, float]) -> None:
+        lines(step, metrics)
+        last.update(metrics)
+        on_step(step, steps, metrics)
+
     state = fit(
         model,
         Batches(inputs.shards, preset.batch, seed=seed + len(stage.name), keep=inputs.keep, side_px=stage.side_px),
@@ -77,7 +87,7 @@ def train(inputs: Inputs, preset: Preset, stage: Stage, before: Stage | None, se
         Optimizer(model, AdamW(lr=stage.lr), Muon(lr=stage.lr_muon)),
         settings,
         average=average,
-        log=tee(json_lines(here / "metrics.jsonl"), lambda step, m: (last.update(m), on_step(step, steps, m))[0]),
+        log=log,
     )
     if state.ended:
         raise KeyboardInterrupt

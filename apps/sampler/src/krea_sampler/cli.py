@@ -4,6 +4,8 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +44,17 @@ class _DrawUnlessNamed(TyperGroup):
         return super().parse_args(ctx, args if args and args[0] in self.commands else ["draw", *args])
 
 
+STYLE_STRENGTH = 0.6
+
+
+class Detail(StrEnum):
+    """How much --expand may add."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
 app = typer.Typer(cls=_DrawUnlessNamed, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -57,26 +70,39 @@ def draw(
     side_px: Annotated[int | None, typer.Option(help="Pixels along each side; the model's own unless given.")] = None,
     grid: Annotated[bool, typer.Option("--grid", help="One contact sheet, prompts down and seeds across.")] = False,
     lora: Annotated[list[str] | None, typer.Option(help="PATH or PATH:STRENGTH; may be repeated.")] = None,
+    style: Annotated[list[str] | None, typer.Option(help="PICTURE or PICTURE:STRENGTH; may be repeated.")] = None,
+    style_module: Annotated[Path | None, typer.Option(help="The trained style module that --style needs.")] = None,
+    expand: Annotated[Detail | None, typer.Option(help="Say the prompt in more words first.")] = None,
     from_png: Annotated[Path | None, typer.Option(help="Take everything from a picture; flags change parts.")] = None,
 ) -> None:
     """Draw pictures. Each PNG carries what made it, and --from-png repeats it to the last bit."""
     with _plain_errors():
         found = picture.parameters(from_png) if from_png else None
-        if found and prompts:
-            raise ValueError("a prompt and --from-png; the picture brings its own prompt: give one of the two")
+        if found and (prompts or expand):
+            raise ValueError("--from-png brings its own prompt; leave out prompts and --expand, or --from-png")
         asked = Order.of(found) if found else Order(prompts=tuple(prompts or ()))
         order = asked.with_changes(
             seed=seed, n=n, steps=steps, guidance=guidance, side_px=side_px, grid=True if grid else None
         )
         place = target(out, 1 if order.grid else len(order.pictures))
-        loras = tuple(weighted(text) for text in lora or [])
         from krea_sampler import compose, drawing  # not at the top: they load torch, which --help can do without
 
-        artist = compose.artist(compose.Setup(model=model, loras=loras))
-        wishes: list[str] = []
+        setup = compose.Setup(
+            model=model,
+            loras=tuple(weighted(text) for text in lora or []),
+            styles=tuple(weighted(text, STYLE_STRENGTH) for text in style or []),
+            style_module=style_module,
+        )
+        wishes = list((found or {}).get("wishes") or [])
+        if expand is not None:
+            wishes = list(order.prompts)
+            texts, notes = compose.expand(wishes, expand.value, order.seeds[0])
+            order = replace(order, prompts=tuple(texts))
+            for said in [*notes, *texts]:
+                _note(said)
+        artist = compose.artist(setup)
         if found:
-            drawing.check_same_artist(artist, found)
-            wishes = list(found.get("wishes") or [])
+            compose.check_same(artist, found)
         with _bar() as on_step:
             for drawn in drawing.draw(artist, order, wishes, on_step):
                 print(place.put(drawn.image, drawn.parameters, drawn.stem))
@@ -112,6 +138,8 @@ def _plain_errors() -> Iterator[None]:
     """One red line and an exit code, 2 for wrong input and 1 for the rest; KREA_DEBUG=1 shows where it came from."""
     try:
         yield
+    except typer.Exit:  # a RuntimeError by birth
+        raise
     except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
         if os.environ.get("KREA_DEBUG") == "1":
             raise
@@ -119,7 +147,7 @@ def _plain_errors() -> Iterator[None]:
         raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error
 
 
-def _note(text: str, style: str) -> None:
+def _note(text: str, style: str = "") -> None:
     _stderr().print(Text(text, style), soft_wrap=True)
 
 

@@ -1,6 +1,6 @@
 """An order and an artist in, finished pictures with their parameters out."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -18,7 +18,7 @@ from krea_sampler.compose import Artist
 from krea_sampler.order import FORMAT, Order
 from krea_sampler.sheet import contact_sheet
 
-__all__ = ["Drawing", "OnStep", "check_same_artist", "difference", "draw"]
+__all__ = ["Drawing", "OnStep", "difference", "draw"]
 
 OnStep = Callable[[int, int], None]
 """Called with the steps done so far and the steps of the whole order."""
@@ -49,20 +49,6 @@ def draw(artist: Artist, order: Order, wishes: Sequence[str] = (), on_step: OnSt
     for (prompt, seed), image in zip(order.pictures, images, strict=True):
         single = replace(order, prompts=(prompt,), seeds=(seed,))
         yield _drawing(artist, single, [typed[prompt]] if prompt in typed else [], image)
-
-
-def check_same_artist(artist: Artist, parameters: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the picture with these parameters was drawn by this model with these LoRAs."""
-    model = parameters.get("model") or {}
-    if model.get("sha256") != artist.model["sha256"]:
-        raise ValueError(
-            f"this picture was drawn by {model.get('name')} ({str(model.get('sha256'))[:12]}), not by "
-            f"{artist.model['name']} ({artist.model['sha256'][:12]}); name that model's folder with --model"
-        )
-    wanted = parameters.get("loras") or []
-    if [_content(one) for one in wanted] != [_content(one) for one in artist.loras]:
-        names = " ".join(f"--lora {one.get('name')}:{one.get('strength')}" for one in wanted) or "no --lora"
-        raise ValueError(f"this picture was drawn with {names} (files of the same content); give the same")
 
 
 def difference(path: Path, drawn: Image.Image) -> int:
@@ -120,15 +106,10 @@ def _drawing(artist: Artist, order: Order, wishes: Sequence[str], image: Image.I
         "format": FORMAT,
         "program": f"krea-sample {metadata.version('krea-sample')}",
         "wishes": list(wishes),
-        "model": artist.model,
-        "loras": list(artist.loras),
+        **artist.marks,
         "torch": torch.__version__,  # the last bits of a picture depend on these three
-        "device": str(next(artist.bundle.model.parameters()).device.type),
+        "device": artist.bundle.model.first.weight.device.type,
         "threads": torch.get_num_threads(),
     }
     name = picture.stem((list(wishes) or order.prompts)[0], order.seeds[0])
     return Drawing(image=image, parameters=parameters, stem=f"{name}-grid" if order.grid else name)
-
-
-def _content(one: Mapping[str, Any]) -> tuple[object, object]:
-    return one.get("sha256"), one.get("strength")

@@ -77,11 +77,10 @@ class Order:
         return replace(self, **given)
 
 
-def weighted(text: str) -> Weighted:
+def weighted(text: str, usual: float = 1.0) -> Weighted:
     """PATH or PATH:STRENGTH; a colon that is not followed by a number belongs to the path."""
-    path, colon, tail = text.rpartition(":")
+    path, _, tail = text.rpartition(":")
     try:
-        strength = float(tail) if colon else 1.0
+        return Weighted(path=Path(path), strength=float(tail)) if path else Weighted(path=Path(text), strength=usual)
     except ValueError:
-        path, strength = text, 1.0
-    return Weighted(path=Path(path if colon else text), strength=strength)
+        return Weighted(path=Path(text), strength=usual)

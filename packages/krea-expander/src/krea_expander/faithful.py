@@ -188,9 +188,8 @@ def _follows(tokens: Sequence[str], things: Sequence[str], reach: int, through: 
     for token in tokens[:reach]:
         if token in stop or (not token[0].isalnum() and token != through):
             return False
-        if (
-            token == "and" and _stem(before) != before
-        ):  # "black and white cats" goes on, "three dogs and a cat" does not
+        # "black and white cats" goes on, "three dogs and cats" does not
+        if token == "and" and _stem(before) != before:
             return False
         before = token
         if _stem(token) in things:

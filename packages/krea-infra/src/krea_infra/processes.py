@@ -59,7 +59,7 @@ class Processes:
             for number in _members(folder):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(number, signum)
-            self._wait(folder)
+            self._wait(folder, self.grace_s if signum == signal.SIGTERM else 30.0)
         if child := self._children.pop(instance, None):
             child.wait()
         shutil.rmtree(folder, ignore_errors=True)
@@ -82,9 +82,9 @@ class Processes:
                 found.append(Instance(id=folder.name, pod_uid=(folder / "pod").read_text(), phase=_phase(folder)))
         return found
 
-    def _wait(self, folder: Path) -> None:
-        """Until the session is empty, or the grace time is over."""
-        give_up = time.monotonic() + self.grace_s
+    def _wait(self, folder: Path, timeout_s: float) -> None:
+        """Until the session is empty, or the time is over."""
+        give_up = time.monotonic() + timeout_s
         while _members(folder) and time.monotonic() < give_up:
             time.sleep(0.01)
 

@@ -1,7 +1,7 @@
 """A model folder that draws by itself: transformer, text encoder, autoencoder, and how to sample.
 
-    manifest.json  sizes, defaults, what it was trained on, sha256 of each file
-    model.safetensors  autoencoder.safetensors  text.safetensors
+manifest.json  sizes, defaults, what it was trained on, sha256 of each file
+model.safetensors  autoencoder.safetensors  text.safetensors
 """
 
 import hashlib
@@ -151,7 +151,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / "manifest.json").read_text("utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is no model folder: it has no manifest.json; give one that quickstart made") from error
+        raise ValueError(f"{path} is no model folder: it has no manifest.json; name one that has") from error
     except ValueError as error:
         raise ValueError(f"{path / 'manifest.json'} is damaged ({error}); copy the folder again") from error
     if manifest.get("format") != FORMAT:

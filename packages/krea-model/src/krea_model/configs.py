@@ -30,7 +30,9 @@ class Config:
             (self.txtdim, self.txtheads, self.txtkvheads, "txtheads"),
         ):
             if width % heads or heads % kvheads:
-                raise ValueError(f"width {width} with {name} {heads} and {kvheads} key-value heads: each must divide the one before")
+                raise ValueError(
+                    f"width {width} with {name} {heads} and {kvheads} key-value heads: each must divide the one before"
+                )
         if self.features // self.heads < 16 or (self.features // self.heads) % 4:
             raise ValueError(
                 f"head size {self.features // self.heads} is too small for rotary axes; "
@@ -67,27 +69,40 @@ def swiglu_width(width: int, multiplier: int) -> int:
 
 def k2() -> Config:
     """The released Krea 2: 12,820,073,036 parameters."""
-    return Config(
-        features=6144, layers=28, heads=48, kvheads=12, txtdim=2560, txtlayers=12, txtheads=20, txtkvheads=20
-    )
+    return Config(features=6144, layers=28, heads=48, kvheads=12, txtdim=2560, txtlayers=12, txtheads=20, txtkvheads=20)
 
 
 def base() -> Config:
     """About one billion parameters with the released text interface and head size."""
-    return Config(
-        features=1792, layers=20, heads=14, kvheads=7, txtdim=2560, txtlayers=12, txtheads=20, txtkvheads=20
-    )
+    return Config(features=1792, layers=20, heads=14, kvheads=7, txtdim=2560, txtlayers=12, txtheads=20, txtkvheads=20)
 
 
 def small() -> Config:
     """The demo's size: a few million parameters that two CPU cores can train."""
     return Config(
-        features=256, layers=8, heads=4, kvheads=2, txtdim=128, txtlayers=4, txtheads=4, txtkvheads=4, channels=8,
+        features=256,
+        layers=8,
+        heads=4,
+        kvheads=2,
+        txtdim=128,
+        txtlayers=4,
+        txtheads=4,
+        txtkvheads=4,
+        channels=8,
     )
 
 
 def tiny() -> Config:
     """For tests: two blocks, three taps, width 64 (the size of the reference's golden values)."""
     return Config(
-        features=64, layers=2, heads=4, kvheads=2, txtdim=32, txtlayers=3, txtheads=2, txtkvheads=2, channels=4, tdim=8,
+        features=64,
+        layers=2,
+        heads=4,
+        kvheads=2,
+        txtdim=32,
+        txtlayers=3,
+        txtheads=2,
+        txtkvheads=2,
+        channels=4,
+        tdim=8,
     )

@@ -1,11 +1,12 @@
 """Starting weights for training from scratch."""
 
 import torch
-from torch import nn
 
 from krea_model.mmdit import MMDiT
 
 __all__ = ["initialise"]
+
+SILENT = ("attn.wo.weight", "mlp.down.weight", "last.linear.weight", "tproj.1.weight")
 
 
 @torch.no_grad()
@@ -16,18 +17,11 @@ def initialise(model: MMDiT, seed: int) -> MMDiT:
     """
     draw = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
-        if p.ndim == 2 and not name.endswith(".lin"):
+        p.zero_()
+        if name == "txtfusion.projector.weight":
+            p.fill_(p.shape[1] ** -0.5)
+        elif name.endswith(".mod.lin"):
+            p.view(6, -1)[[2, 5]] = 1  # the two gates
+        elif p.ndim == 2 and not name.endswith((*SILENT, ".lin")):
             p.copy_(torch.randn(p.shape, generator=draw) * p.shape[1] ** -0.5)
-        else:
-            p.zero_()
-    for block in [*model.blocks, *model.txtfusion.layerwise_blocks, *model.txtfusion.refiner_blocks]:
-        block.attn.wo.weight.zero_()
-        block.mlp.down.weight.zero_()
-    for block in model.blocks:
-        table = block.mod.lin.view(6, -1)
-        table[2], table[5] = 1, 1  # the two gates
-    model.txtfusion.projector.weight.fill_(model.config.txtlayers**-0.5)
-    for layer in (model.last.linear, model.tproj[1]):
-        assert isinstance(layer, nn.Linear)
-        layer.weight.zero_()
     return model

@@ -37,7 +37,7 @@ class Velocity(Protocol):
     x: `s f`, the tokens of all images end to end, row-major; t: `b`; returns `s f`.
     """
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Conditioning, grids: Grids) -> Tensor: ...
+    def __call__(self, x: Tensor, t: Tensor, cond: Conditioning, grids: Grids, /) -> Tensor: ...
 
 
 class TextEncoder(Protocol):

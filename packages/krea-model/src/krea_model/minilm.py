@@ -88,7 +88,8 @@ class MiniLM:
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Sentence embeddings `b 384`: the mean over tokens of the last layer, normalised."""
-        means = [h[:, -1].mean(0) for h in self._hidden(prompts, taps=(*self.taps, self.model.config.num_hidden_layers))]
+        last = self.model.config.num_hidden_layers
+        means = [h[:, 0].mean(0) for h in self._hidden(prompts, taps=(last,))]
         return torch.nn.functional.normalize(torch.stack(means), dim=-1)
 
     def _reduced(self, states: Tensor) -> Tensor:

@@ -129,9 +129,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mod: Tensor, lengths: Sequence[int], rope: Tensor) -> Tensor:
         scale1, shift1, gate1, scale2, shift2, gate2 = (mod + self.mod.lin.to(mod.dtype)).chunk(6, -1)
-        x = x + spread(gate1, lengths) * self.attn(
-            modulate(self.prenorm(x), scale1, shift1, lengths), lengths, rope
-        )
+        x = x + spread(gate1, lengths) * self.attn(modulate(self.prenorm(x), scale1, shift1, lengths), lengths, rope)
         return x + spread(gate2, lengths) * self.mlp(modulate(self.postnorm(x), scale2, shift2, lengths))
 
 
@@ -174,9 +172,7 @@ class MMDiT(nn.Module):
         states = cond.states.to(self.first.weight.dtype)
         return self.txtmlp(self.txtfusion(states, cond.lengths))
 
-    def forward(
-        self, x: Tensor, t: Tensor, cond: Conditioning, grids: Grids, text: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Conditioning, grids: Grids, text: Tensor | None = None) -> Tensor:
         """x: `s f` image tokens, t: `b` in [0, 1]; `text` replaces the text stage by its earlier result."""
         text = self.text(cond) if text is None else text
         image = self.first(x.to(self.first.weight.dtype))
@@ -222,9 +218,7 @@ def timestep_features(t: Tensor, size: int) -> Tensor:
     return torch.cat([args.cos(), args.sin()], -1)
 
 
-def rope_table(
-    texts: Sequence[int], grids: Grids, axes: Sequence[int], theta: float, device: torch.device
-) -> Tensor:
+def rope_table(texts: Sequence[int], grids: Grids, axes: Sequence[int], theta: float, device: torch.device) -> Tensor:
     """cos and sin of every token's rotary angles, `s d/2 2`: text at the origin, image tokens at (0, row, column)."""
     parts = []
     for n, (h, w) in zip(texts, grids, strict=True):

@@ -19,7 +19,9 @@ def pack(latents: Sequence[Tensor] | Tensor, patch: int = 2) -> tuple[Tensor, li
     tokens, grids = [], []
     for z in latents:
         if z.shape[-2] % patch or z.shape[-1] % patch:
-            raise ValueError(f"latent of {z.shape[-2]}x{z.shape[-1]} does not divide into {patch}x{patch} patches; pad or crop it")
+            raise ValueError(
+                f"latent of {z.shape[-2]}x{z.shape[-1]} does not divide into {patch}x{patch} patches; pad or crop it"
+            )
         tokens.append(rearrange(z, "c (h p) (w q) -> (h w) (c p q)", p=patch, q=patch))
         grids.append((z.shape[-2] // patch, z.shape[-1] // patch))
     return torch.cat(tokens), grids

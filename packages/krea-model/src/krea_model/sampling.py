@@ -1,6 +1,7 @@
 """Noise in, latents out: Euler steps along the model's velocity, with or without guidance."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def euler(
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Integrate from times[0] to times[-1]; `on_step` gets the step and the current estimate of the clean tokens."""
-    for step, (t, after) in enumerate(zip(times, times[1:], strict=False)):
+    for step, (t, after) in enumerate(pairwise(times)):
         v = velocity(x, torch.full((len(grids),), t, device=x.device), cond, grids)
         if on_step is not None:
             on_step(step, clean(x, v, t))

@@ -71,9 +71,7 @@ class SmallAutoencoder(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """`b 3 H W` in [-1, 1] -> `b c h w`; sides must be multiples of 4."""
         if images.shape[-1] % self.compression or images.shape[-2] % self.compression:
-            raise ValueError(
-                f"a picture of {images.shape[-1]}x{images.shape[-2]} pixels; sides must be multiples of 4"
-            )
+            raise ValueError(f"a picture of {images.shape[-1]}x{images.shape[-2]} pixels; sides must be multiples of 4")
         return self.norm(self.encoder(images.to(self.norm.running_mean)).float())
 
     @torch.no_grad()

@@ -36,7 +36,9 @@ def write_report(work: "Quickstart") -> Path:
 
 
 def _embedded(data: bytes, alt: str, kind: str = "") -> str:
-    return f'<img class="{kind}" alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+    return (
+        f'<img class="{kind}" alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -47,19 +49,22 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def _head(work: "Quickstart") -> str:
     curated, last = work.fact("curate"), work.fact(work.preset.stages[-1].name)
-    seconds = sum((work.run.facts(p.stem) or {}).get("seconds", 0) for p in (work.run.folder / "facts").glob("*.json"))
+    stages = [path.stem for path in (work.run.folder / "facts").glob("*.json")]
+    seconds = sum((work.run.facts(stage) or {}).get("seconds", 0) for stage in stages)
     return (
         f"<h1>A model that draws, from {curated['rows']:,} real pictures</h1>"
         f"<p>{curated['kept']:,} pictures were kept by the curation. A Krea-2-shaped transformer of "
-        f"{last['parameters'] / 1e6:.1f} M parameters learned {len(work.vocabulary)} concepts in four styles from them. "
+        f"{last['parameters'] / 1e6:.1f} M parameters learned {len(work.vocabulary)} concepts in four styles. "
         f"Preset <b>{work.preset.name}</b>, seed {work.seed}, {seconds / 60:.1f} minutes in all.</p>"
     )
 
 
 def _sheets(work: "Quickstart") -> str:
-    parts = ["<h2>What it draws</h2><p>The same prompts from the same noise after every stage. The first column is the "
-             "corpus's own picture. The last rows are withheld: four pairs of a known concept and a known style that "
-             "were never trained on together, then concepts that were never trained on at all.</p>"]
+    parts = [
+        "<h2>What it draws</h2><p>The same prompts from the same noise after every stage. The first column is the "
+        "corpus's own picture. The last rows are withheld: pairs of a known concept and a known style that "
+        "were never trained on together, then concepts that were never trained on at all.</p>"
+    ]
     for stage in reversed(work.preset.stages):
         data = (work.run.folder / "sheets" / f"{stage.name}.png").read_bytes()
         seen = f"<h3>After {stage.name}</h3>{_embedded(data, f'samples after {stage.name}', 'sheet')}"
@@ -83,8 +88,8 @@ def _ranks(work: "Quickstart") -> str:
     n = found["concepts"]
     rows.append(("chance", "", f"{(n + 1) / 2:g}", "50%", f"{1 / n:.3f}", f"{min(1, 10 / n):.3f}"))
     return (
-        f"<h2>Is it what was asked for?</h2><p>Each sample is ranked by how near its concept is among all {n} concepts in a "
-        "joint space of pictures and words, fitted on real pictures only.</p>"
+        "<h2>Is it what was asked for?</h2><p>Each sample is ranked by how near its concept is among all "
+        f"{n} concepts in a joint space of pictures and words, fitted on real pictures only.</p>"
         + _table(("what", "pictures", "median rank", "share of concepts", "recall at 1", "recall at 10"), rows)
     )
 

@@ -88,7 +88,7 @@ def _draw(part: Sequence[Drawing], blobs: Path, side_px: int, on_answer: Callabl
                 path = str(one.path) if one.path else None
                 job = {"id": one.id, "svg": one.svg, "path": path, "extent": one.extent}
                 file.write(json.dumps(job) + "\n")
-        command = [sys.executable, "-m", "krea_data.demo.render", str(jobs), str(blobs), str(side_px)]
+        command = [sys.executable, "-m", "krea_data.demo.job", str(jobs), str(blobs), str(side_px)]
         errors = said.open("wb")
         with errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child:
             assert child.stdout is not None

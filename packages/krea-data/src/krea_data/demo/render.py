@@ -1,16 +1,13 @@
-"""Draw pictures to square PNGs on white, filled alike over styles; run as a module it works on a list of jobs."""
+"""Draw pictures to square PNGs on white, filled alike over styles."""
 
 import io
-import json
 import math
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from krea_data.blobs import FolderBlobs
 from krea_data.demo.clipart import with_viewbox
 
 __all__ = ["BlankError", "flatten", "picture", "rasterise", "renderer"]
@@ -97,23 +94,3 @@ def picture(side_px: int, extent: float, svg: str | None = None, path: Path | No
     file = io.BytesIO()
     flatten(image, side_px, extent).save(file, "PNG", compress_level=6)
     return file.getvalue()
-
-
-def _work(jobs: Path, folder: Path, side_px: int) -> None:
-    """Draw every job (a JSON line each) and print a JSON line per picture: its id and its blob or what failed."""
-    blobs = FolderBlobs(folder)
-    with jobs.open(encoding="utf-8") as lines:
-        for line in lines:
-            job = json.loads(line)
-            path = Path(job["path"]) if job["path"] else None
-            answer = {"id": job["id"]}
-            try:
-                answer["blob"] = blobs.put(picture(side_px, job["extent"], job["svg"], path))
-            except (ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-                answer["failed"] = f"{type(error).__name__}: {error}"[:300]
-            sys.stdout.write(json.dumps(answer) + "\n")
-            sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    _work(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,276 @@
+"""The command as people type it, with a tiny model: pictures, repeats, sheets, errors in one line."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import krea_style
+import pytest
+import torch
+import typer
+from krea_model import bundle, lora, lora_files
+from krea_model.testing import fill, tiny_model
+from krea_sampler import compose, picture
+from krea_sampler.cli import app
+from krea_style.features import WIDTHS
+from PIL import Image
+from typer.testing import CliRunner
+
+FLAGS = {
+    "draw": {
+        *("--model", "--out", "--seed", "--n", "--steps", "--guidance", "--side-px", "--grid"),
+        *("--lora", "--style", "--style-module", "--expand", "--from-png"),
+    },
+    "show": set(),
+}
+
+
+def test_a_new_flag_is_a_decision() -> None:
+    commands = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+    assert FLAGS == {
+        name: {flag for one in command.params for flag in one.opts if flag.startswith("--")}
+        for name, command in commands.items()
+    }
+
+
+def run(code: int, *words: object) -> tuple[list[str], str]:
+    """Lines on standard output, and all of standard error."""
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    return result.stdout.splitlines(), result.stderr
+
+
+def draw(model: Path, out: Path, *words: object) -> list[Path]:
+    return [Path(line) for line in run(0, *words, "--model", model, "--out", out)[0]]
+
+
+def test_a_prompt_alone_is_enough(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compose, "demo_model", lambda: model)
+    (line,), _ = run(0, "a red apple, flat style")
+    assert line == "a-red-apple-flat-style-s0.png"
+    with Image.open(tmp_path / line) as image:
+        assert (image.size, image.mode) == ((16, 16), "RGB")
+
+
+def test_flags_may_come_first_and_help_is_that_of_drawing() -> None:
+    lines, _ = run(0, "--help")
+    assert any("--from-png" in line for line in lines)
+    assert any('krea-sample "a red apple, flat style"' in line for line in lines)
+
+
+def test_the_picture_holds_all_that_made_it(model: Path, tmp_path: Path) -> None:
+    (path,) = draw(model, tmp_path, "--seed", 7, "--steps", 2, "--guidance", 0.5, "--side-px", 24, "a fox")
+    found = picture.parameters(path)
+    wanted = {"prompts": ["a fox"], "seeds": [7], "steps": 2, "guidance": 0.5, "side_px": 24, "grid": False}
+    assert found.items() >= wanted.items()
+    assert found["model"]["name"] == "model 0"
+    assert len(found["model"]["sha256"]) == 64
+    assert json.loads("\n".join(run(0, "show", path)[0])) == found
+    assert str(tmp_path) not in json.dumps(found)
+
+
+def test_defaults_of_the_model_are_written_down(model: Path, tmp_path: Path) -> None:
+    (path,) = draw(model, tmp_path, "a fox")
+    assert picture.parameters(path).items() >= {"steps": 3, "guidance": 1.0, "side_px": 16, "seeds": [0]}.items()
+
+
+def test_a_picture_is_repeated_byte_by_byte(model: Path, tmp_path: Path) -> None:
+    (path,) = draw(model, tmp_path, "--seed", 3, "a fox")
+    lines, note = run(0, "--from-png", path, "--model", model, "--out", tmp_path)
+    again = Path(lines[0])
+    assert again != path
+    assert again.read_bytes() == path.read_bytes()
+    assert f"identical to {path}" in note
+
+
+def test_a_picture_does_not_depend_on_what_else_is_drawn(model: Path, tmp_path: Path) -> None:
+    many = draw(model, tmp_path / "many", "a fox", "a rocket at night", "--seed", 5, "--n", 3)
+    assert [path.name for path in many[3:]] == [f"a-rocket-at-night-s{seed}.png" for seed in (5, 6, 7)]
+    (alone,) = draw(model, tmp_path / "alone", "a rocket at night", "--seed", 6)
+    assert alone.read_bytes() == many[4].read_bytes()
+    assert len({path.read_bytes() for path in many}) == 6
+
+
+def test_flags_change_parts_of_a_repeated_picture(model: Path, tmp_path: Path) -> None:
+    (path,) = draw(model, tmp_path, "--steps", 2, "a fox")
+    lines, note = run(0, "--from-png", path, "--model", model, "--out", tmp_path, "--seed", 4, "--n", 2)
+    assert "identical" not in note
+    (direct,) = draw(model, tmp_path, "--steps", 2, "--seed", 5, "a fox")
+    assert Path(lines[1]).read_bytes() == direct.read_bytes()
+
+
+def test_a_sheet_is_one_picture_that_can_be_repeated(model: Path, tmp_path: Path) -> None:
+    sheets = draw(model, tmp_path, "a fox", "a rocket", "--n", 3, "--grid")
+    assert [path.name for path in sheets] == ["a-fox-s0-grid.png"]
+    found = picture.parameters(sheets[0])
+    assert (found["prompts"], found["seeds"], found["grid"]) == (["a fox", "a rocket"], [0, 1, 2], True)
+    _, note = run(0, "--from-png", sheets[0], "--model", model, "--out", tmp_path)
+    assert "identical" in note
+
+
+def test_a_difference_is_told_not_hidden(model: Path, tmp_path: Path) -> None:
+    (path,) = draw(model, tmp_path, "a fox")
+    image = picture.pixels(path).convert("RGB")
+    r, g, b = image.getpixel((0, 0))
+    image.putpixel((0, 0), (r, g ^ 4, b))
+    path.write_bytes(picture.encode(image, picture.parameters(path)))
+    _, note = run(0, "--from-png", path, "--model", model, "--out", tmp_path)
+    assert "by up to 4 of 255" in note
+
+
+def test_another_model_is_noticed(model: Path, make_model: Callable[[int], Path], tmp_path: Path) -> None:
+    (path,) = draw(model, tmp_path, "a fox")
+    _, error = run(2, "--from-png", path, "--model", make_model(1), "--out", tmp_path)
+    assert "drawn by model 0" in error
+    assert "not by model 1" in error
+
+
+def test_a_moved_model_is_still_the_same(model: Path, tmp_path: Path) -> None:
+    (path,) = draw(model, tmp_path, "a fox")
+    shutil.move(model, tmp_path / "elsewhere")
+    assert "identical" in run(0, "--from-png", path, "--model", tmp_path / "elsewhere", "--out", tmp_path)[1]
+
+
+def test_a_lora_acts_and_is_remembered(model: Path, tmp_path: Path) -> None:
+    adapted = tiny_model(seed=0)
+    lora.add(adapted, ["wq", "mlp.down"], rank=2)
+    with torch.no_grad():
+        for layer in adapted.modules():
+            if isinstance(layer, lora.Adapted):
+                layer.lora_B.fill_(0.5)
+    file = tmp_path / "loud.safetensors"
+    lora_files.write(file, lora.extract(adapted))
+    (bare,) = draw(model, tmp_path / "bare", "a fox")
+    (none,) = draw(model, tmp_path / "none", "a fox", "--lora", f"{file}:0")
+    (half,) = draw(model, tmp_path / "half", "a fox", "--lora", f"{file}:0.5")
+    assert picture.pixels(bare).tobytes() == picture.pixels(none).tobytes() != picture.pixels(half).tobytes()
+    assert picture.parameters(half)["loras"][0].items() >= {"name": "loud.safetensors", "strength": 0.5}.items()
+    again = ("--from-png", half, "--model", model, "--out", tmp_path)
+    assert "identical" in run(0, *again, "--lora", f"{file}:0.5")[1]
+    assert "--lora loud.safetensors:0.5" in run(2, *again)[1]
+    assert "--lora loud.safetensors:0.5" in run(2, *again, "--lora", f"{file}:0.6")[1]
+
+
+@pytest.fixture
+def style_module(tmp_path: Path) -> Path:
+    module = krea_style.StyledMMDiT(tiny_model(seed=0), krea_style.StyleConfig(levels=WIDTHS))
+    fill(module, seed=1)
+    path = tmp_path / "style.safetensors"
+    krea_style.save(module, path)
+    return path
+
+
+def test_a_style_acts_and_is_remembered(model: Path, style_module: Path, tmp_path: Path) -> None:
+    look = tmp_path / "look.png"
+    Image.radial_gradient("L").convert("RGB").save(look)
+    (bare,) = draw(model, tmp_path / "bare", "a fox")
+    styled = ("--style", look, "--style-module", style_module)
+    (strong,) = draw(model, tmp_path / "strong", "a fox", *styled)
+    (none,) = draw(model, tmp_path / "none", "a fox", "--style", f"{look}:0", "--style-module", style_module)
+    assert picture.pixels(bare).tobytes() == picture.pixels(none).tobytes() != picture.pixels(strong).tobytes()
+    assert picture.parameters(strong)["styles"][0].items() >= {"name": "look.png", "strength": 0.6}.items()
+    again = ("--from-png", strong, "--model", model, "--out", tmp_path)
+    assert "identical" in run(0, *again, *styled)[1]
+    assert "--style look.png:0.6" in run(2, *again)[1]
+
+
+def test_an_expanded_prompt_is_drawn_and_the_wish_is_kept(model: Path, tmp_path: Path) -> None:
+    (path,) = draw(model, tmp_path, "draw me a red apple please", "--expand", "medium")
+    found = picture.parameters(path)
+    assert found["wishes"] == ["draw me a red apple please"]
+    assert found["prompts"][0].startswith("a red apple, ")
+    assert path.name.startswith("draw-me-a-red-apple")
+    _, note = run(0, "--from-png", path, "--model", model, "--out", tmp_path)
+    assert "identical" in note
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "no prompt"),
+        (("",), "empty prompt"),
+        (("a fox", "--side-px", "17"), "not a multiple of"),
+        (("a fox", "--steps", "0"), "0 steps"),
+        (("a fox", "--seed", "-1"), "between 0 and"),
+        (("a fox", "--out", "fox.jpg"), "pictures are PNG"),
+        (("a fox", "--n", "2", "--out", "fox.png"), "do not fit into"),
+        (("a fox", "--from-png", "gone.png"), "no file at gone.png"),
+        (("a fox", "--lora", "gone.safetensors:0.5"), "no file at gone.safetensors"),
+        (("a fox", "--style-module", "gone.safetensors"), "no style module at"),
+    ],
+)
+def test_wrong_input_is_one_red_line(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines, error = run(2, *words, "--model", model)
+    assert lines == []
+    assert error.startswith("error: ")
+    assert says in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.glob("*.png")) == []
+
+
+def test_files_that_are_not_what_they_should_be_are_named(model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("hello")
+    at = ("--model", model, "--out", tmp_path / "out")
+    assert "truncated or not a safetensors file" in run(2, "a fox", "--lora", text, *at)[1]
+    assert "needs a trained style module" in run(2, "a fox", "--style", text, *at)[1]
+    assert "not a whole safetensors file" in run(2, "a fox", "--style", text, "--style-module", text, *at)[1]
+    assert "not a readable PNG" in run(2, "--from-png", text, *at)[1]
+    image = Image.linear_gradient("L")
+    image.save(tmp_path / "plain.png")
+    assert "holds no parameters" in run(2, "--from-png", tmp_path / "plain.png", *at)[1]
+    assert list((tmp_path / "out").glob("*")) == []
+
+
+def test_a_picture_that_is_no_style(model: Path, style_module: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("hello")
+    at = ("--model", model, "--out", tmp_path / "out", "--style-module", style_module)
+    assert "is not a readable picture" in run(2, "a fox", "--style", text, *at)[1]
+
+
+def test_a_prompt_and_a_png_do_not_go_together(model: Path, tmp_path: Path) -> None:
+    (path,) = draw(model, tmp_path, "a fox")
+    assert "brings its own prompt" in run(2, "a rocket", "--from-png", path, "--model", model)[1]
+
+
+def test_a_folder_without_a_model_is_said_by_its_name(tmp_path: Path) -> None:
+    _, error = run(2, "a fox", "--model", tmp_path / "nowhere", "--out", tmp_path)
+    assert "nowhere is no model folder" in error
+
+
+def test_too_little_memory_is_explained(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(bundle, "draw", greedy)
+    _, error = run(1, "a fox", "--model", model, "--out", tmp_path, "--side-px", 32)
+    assert error == "error: not enough memory for a side of 32 px; use a smaller --side-px\n"
+
+
+def test_what_is_done_stays_when_something_fails_later(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, calls = bundle.draw, []
+
+    def failing(*args: object, **settings: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("the power went")
+        return whole(*args, **settings)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(bundle, "draw", failing)
+    lines, error = run(1, "a fox", "--n", 4, "--model", model, "--out", tmp_path)
+    assert "the power went" in error
+    assert [Path(line).name for line in lines] == ["a-fox-s0.png", "a-fox-s1.png"]
+    assert all(picture.parameters(Path(line)) for line in lines)
+
+
+def test_debug_shows_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KREA_DEBUG", "1")
+    assert isinstance(CliRunner().invoke(app, ["draw"]).exception, ValueError)
