@@ -81,5 +81,5 @@ def test_a_fresh_model_starts_at_zero_velocity_with_open_gates() -> None:
     twin = initialise(MMDiT(CONFIG), 0)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True))
     assert model.last.linear.weight.abs().max() == 0
-    assert model.blocks[0].mod.lin.view(6, -1)[[2, 5]].eq(1).all()
+    assert model.state_dict()["blocks.0.mod.lin"].view(6, -1)[[2, 5]].eq(1).all()
     assert model.first.weight.std().item() == pytest.approx(CONFIG.token_features**-0.5, rel=0.1)

@@ -18,11 +18,24 @@ ENCODER = FakeTextEncoder()
 
 def test_noise_of_an_image_depends_on_its_seed_and_size_alone():
     grids = [(2, 3), (1, 4), (2, 3)]
-    together = noise([7, 8, 7], grids, 5).split([6, 4, 6])
+    together = noise([7, 8, 7], grids, 8).split([6, 4, 6])
     assert torch.equal(together[0], together[2])
-    assert torch.equal(together[1], noise([8], [(1, 4)], 5))
+    assert torch.equal(together[1], noise([8], [(1, 4)], 8))
     assert not torch.equal(together[0][:4], together[1])
     assert together[0].std() > 0.5
+
+
+def test_features_that_are_no_patches_are_refused():
+    with pytest.raises(ValueError, match="6 features do not divide into patches of 2x2"):
+        noise([0], [(1, 1)], 6)
+
+
+def test_training_goes_on_after_sampling_the_same_lengths():
+    model, cond, grids = tiny_model(0), ENCODER(["a red cat", "sky"]), [(2, 3), (3, 1)]
+    x = noise([1, 2], grids, 192)
+    sample(model, x, cond, grids, steps=1, mu=0.0)
+    model(x, torch.tensor([0.5, 0.7]), cond, grids).sum().backward()
+    assert model.first.weight.grad is not None
 
 
 def test_a_sample_does_not_depend_on_its_batch():
@@ -109,7 +122,10 @@ def test_latents_and_pictures_equal_those_of_the_pipeline_in_diffusers(twin, gui
         names = ("negative_prompt_embeds", "negative_prompt_embeds_mask")
         options |= dict(zip(names, padded(uncond, 12), strict=True))
     options |= {"height": size[0], "width": size[1], "num_inference_steps": 4, "guidance_scale": guidance}
-    want, picture = (pipeline(**options, latents=start[None], output_type=kind).images for kind in ("latent", "pt"))
+    want, picture = (
+        pipeline(**options, generator=torch.Generator().manual_seed(5), output_type=kind).images
+        for kind in ("latent", "pt")
+    )
     mu = 1.15 if distilled else shift_mu(grid[0] * grid[1])
     got = sample(model, start, cond, [grid], steps=4, mu=mu, guidance=guidance, uncond=uncond)
     assert (got - want[0]).abs().max() <= (1e-4 if guidance else 5e-6)

@@ -69,9 +69,14 @@ def test_applied_swaps_the_weights_and_gives_them_back():
     own = model.weight.detach().clone()
     average = Average(model, constant(0.9))
     average.weights["weight"].add_(1)
-    with pytest.raises(RuntimeError, match="inside"), average.applied():
-        assert torch.equal(model.weight, own + 1)
-        raise RuntimeError("inside")
+
+    def fail() -> None:
+        with average.applied():
+            assert torch.equal(model.weight, own + 1)
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
     assert torch.equal(model.weight, own)
 
 

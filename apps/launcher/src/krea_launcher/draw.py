@@ -37,7 +37,8 @@ def draw(
         part = list(prompts[start : start + BATCH])
         cells = side_px // autoencoder.compression // model.config.patch
         grids = [(cells, cells)] * len(part)
-        x = noise(seeds[start : start + BATCH], grids, model.config.token_features)
+        seed = seeds[start : start + BATCH]
+        x = noise(seed, grids, model.config.token_features, patch=model.config.patch)
         empty: Conditioning = text([""] * len(part))
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             x = sample(model, x, text(part), grids, steps=steps, mu=0.0, guidance=guidance, uncond=empty)

@@ -118,13 +118,10 @@ def _styled(model: MMDiT, setup: Setup) -> MMDiT:
     try:
         module = krea_style.load(setup.style_module, model)
     except SafetensorError as error:
-        raise ValueError(
-            f"{setup.style_module} is not a safetensors file, or not a whole one; copy it again"
-        ) from error
+        raise ValueError(f"{setup.style_module} is not a whole safetensors file; copy it again") from error
     device = model.first.weight.device
-    references = [
-        krea_style.Reference(image=_pixels(one.path).to(device), strength=one.strength) for one in setup.styles
-    ]
+    pictures = [(_pixels(one.path).to(device), one.strength) for one in setup.styles]
+    references = [krea_style.Reference(image=image, strength=strength) for image, strength in pictures]
     module.to(device)
     style = krea_style.style(references, module.encoder(krea_style.scattering))
     return cast(MMDiT, _Styled(model, module.styled(style)))
@@ -142,7 +139,7 @@ def _pixels(path: Path) -> Tensor:
 
 
 def _hash(loaded: Bundle) -> str:
-    """sha256 in hex of what decides a picture: sizes, defaults and the hashes of the weights, not what is told of them."""
+    """sha256 in hex of what decides a picture: sizes, defaults and the weights' hashes."""
     deciding = {name: value for name, value in loaded.manifest.items() if name != "about"}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 

@@ -40,6 +40,10 @@ def test_licences_are_told_apart(licence, expected):
     assert metadata(svg(author="Anna", licence=licence))["licence"] == expected
 
 
+def test_entities_that_were_escaped_twice_are_read():
+    assert metadata(svg(title="W&amp;uuml;rfel"))["label"] == "W\u00fcrfel"
+
+
 @pytest.mark.parametrize("text", ["", "<svg/>", "<svg><rdf:RDF><unclosed></rdf:RDF></svg>"])
 def test_what_states_nothing_is_unknown(text):
     found = metadata(text)

@@ -77,6 +77,7 @@ def registry(monkeypatch, tmp_path):
     monkeypatch.setattr(Registry, "mode", "good")
     monkeypatch.setattr(Registry, "requests", 0)
     monkeypatch.setattr(npm, "check", lambda spec, found: True)
+    monkeypatch.setattr(npm, "_PATIENCE", ("--fetch-retries=0",))
     yield Registry
     server.shutdown()
     thread.join()
@@ -125,9 +126,8 @@ def test_a_registry_that_will_not_serve_is_named_with_a_way_out(registry, tmp_pa
     assert list((tmp_path / "packages").iterdir()) == []
 
 
-def test_without_a_connection_it_says_so(registry, tmp_path, monkeypatch):
+def test_without_a_connection_it_says_so(registry, tmp_path):
     (tmp_path / "npmrc").write_text(f"registry=http://127.0.0.1:9/\ncache={tmp_path / 'npm'}\nfetch-retries=0\n")
-    monkeypatch.setattr(npm, "_PATIENCE", ("--fetch-retries=0",))
     with pytest.raises(FetchError, match=r"no connection \(ECONNREFUSED\)"):
         npm.install(PACKAGE, tmp_path)
 

@@ -47,6 +47,8 @@ def test_labels_become_words(label, words):
         ("Statue of Liberty", "Statue of Liberty"),
         ("Christmas tree", "a Christmas tree"),
         ("flag of Peru", "the flag of Peru"),
+        ("a boy plays soccer", "a boy plays soccer"),
+        ("no bicycles", "no bicycles"),
         ("woman lifting weights", "a woman lifting weights"),
     ],
 )
@@ -70,6 +72,23 @@ def test_no_colour_is_said_twice():
     assert long(pear, Palette(colours=("green", "brown", "red"), background="blue")).endswith(
         "green, brown and red on blue"
     )
+
+
+@pytest.mark.parametrize(
+    ("group", "subgroup", "topics"),
+    [
+        ("animals-nature", "animal-bird", "animals and nature, bird"),
+        ("travel-places", "transport-ground", "travel and places, ground transport"),
+        ("smileys-emotion", "face-concerned", "faces and emotion, concerned face"),
+        ("people-body", "person-role", "people and body, profession"),
+        ("signs-and-symbols", "map-symbols", "signs and symbols, map symbols"),
+        ("objects", "other-object", "object"),
+        ("objects", "tool", "object, tool"),
+    ],
+)
+def test_groups_read_as_words(group, subgroup, topics):
+    meta = {"label": "pear", "group": group, "subgroup": subgroup}
+    assert long(meta, Palette(colours=(), background=None)) == f"a drawing of a pear, {topics}"
 
 
 def test_without_colours_or_groups_nothing_hangs():

@@ -3,7 +3,8 @@
 import email.utils
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from krea_expander.interfaces import LimitedError, Message, UnavailableError, UnusableError
@@ -20,7 +21,7 @@ class Endpoint:
     """Calls `<url>/chat/completions`; `url` usually ends in /v1. Use as a context manager or call `close`.
 
     timeout_s: for one answer; wait_s: how long all waiting together may take when the service is busy or limits us;
-    retries: how often a busy or failing service is asked again.
+    retries: how often a busy or failing service is asked again; settings: sent along with every request.
     """
 
     def __init__(
@@ -32,14 +33,13 @@ class Endpoint:
         timeout_s: float = 60.0,
         wait_s: float = 30.0,
         retries: int = 3,
-        max_tokens: int = 1024,
-        temperature: float = 0.9,
+        settings: Mapping[str, Any] = MappingProxyType({"max_tokens": 1024, "temperature": 0.9}),
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"endpoint {url!r} is no web address; write one such as http://127.0.0.1:8000/v1")
         self.url = f"{url.rstrip('/')}/chat/completions"
         self.model = model
-        self.settings = {"max_tokens": max_tokens, "temperature": temperature}
+        self.settings = dict(settings)
         self.retries, self.wait_s = retries, wait_s
         self.pause: Callable[[float], None] = time.sleep
         headers = {"Authorization": f"Bearer {key}"} if key else {}

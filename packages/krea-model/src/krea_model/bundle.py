@@ -130,7 +130,7 @@ def draw(
     device = bundle.model.first.weight.device
     tokens = sample(
         bundle.model,
-        noise(seeds, grids, config.token_features, device),
+        noise(seeds, grids, config.token_features, device, patch=config.patch),
         _to(bundle.text(list(prompts)), device),
         grids,
         steps=defaults.steps if steps is None else steps,

@@ -8,17 +8,25 @@ from torch import Tensor
 
 from krea_model.flow import clean, timesteps
 from krea_model.interfaces import Conditioning, Grids, Velocity
+from krea_model.packing import pack
 
 __all__ = ["euler", "guided", "noise", "sample"]
 
 
-def noise(seeds: Sequence[int], grids: Grids, features: int, device: torch.device | str = "cpu") -> Tensor:
-    """Initial noise `s f`, drawn per image from its own seed: an image does not depend on its batch."""
-    parts = []
+def noise(
+    seeds: Sequence[int], grids: Grids, features: int, device: torch.device | str = "cpu", *, patch: int = 2
+) -> Tensor:
+    """Initial noise `s f`, drawn per image from its own seed: an image does not depend on its batch.
+
+    It is drawn in fp32 as a latent `c h w` and then packed, so that the same generator gives diffusers' noise.
+    """
+    if features % patch**2:
+        raise ValueError(f"{features} features do not divide into patches of {patch}x{patch}; pass the model's patch")
+    latents = []
     for seed, (h, w) in zip(seeds, grids, strict=True):
         generator = torch.Generator().manual_seed(seed)
-        parts.append(torch.randn(h * w, features, generator=generator))
-    return torch.cat(parts).to(device)
+        latents.append(torch.randn(features // patch**2, h * patch, w * patch, generator=generator))
+    return pack(latents, patch)[0].to(device)
 
 
 def guided(model: Velocity, cond: Conditioning, uncond: Conditioning | None, guidance: float) -> Velocity:

@@ -31,6 +31,7 @@ class GRPO:
     group: pictures per prompt. clip: range of the probability ratio; log-probabilities are means over elements, so
         1e-4 suits images and 0.2 a handful of numbers. adv_clip: largest advantage in size. epochs: optimizer steps
         on the same pictures. kl: weight of the divergence to a reference model. same_noise: one start noise a group.
+    dead: a reward whose std in a group is smaller says nothing there.
     """
 
     group: int = 16
@@ -40,6 +41,7 @@ class GRPO:
     kl: float = 0.0
     same_noise: bool = False
     max_norm: float = 1.0
+    dead: float = 1e-3
 
     def __post_init__(self) -> None:
         if self.group < 2:
@@ -86,9 +88,9 @@ def update(
         raise ValueError(f"kl weight {config.kl} needs the reference model; pass reference, or kl 0")
     rollouts = [collect(model, prompt, place, studio, config, step) for place, prompt in enumerate(prompts)]
     scores = judge(prompts, rollouts, studio)
-    advantages = gdpo(scores, studio.rewards.weights).clamp(-config.adv_clip, config.adv_clip)
+    advantages = gdpo(scores, studio.rewards.weights, dead=config.dead).clamp(-config.adv_clip, config.adv_clip)
     metrics = {f"reward/{name}": values.mean().item() for name, values in scores.items()}
-    metrics["informative"] = informative(scores).float().mean().item()
+    metrics["informative"] = informative(scores, dead=config.dead).float().mean().item()
     for _ in range(config.epochs):
         metrics |= learn(model, optimizer, rollouts, advantages, config, reference)
     return Update(scores=scores, metrics=metrics)

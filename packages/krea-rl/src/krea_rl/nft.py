@@ -31,7 +31,7 @@ __all__ = ["NFT", "Noised", "blend", "nft_loss", "nft_update", "optimality", "re
 class NFT:
     """Settings: beta of the mixtures, pictures per prompt, times per picture and update, decay of the old model.
 
-    adv_max: the advantage that counts as wholly good (r = 1). decay 0 makes the old model the one before the update.
+    adv_max: the advantage that counts as wholly good (r = 1). dead: as in `GRPO`. decay 0 makes the old model the one before the update.
     """
 
     beta: float = 1.0
@@ -41,6 +41,7 @@ class NFT:
     decay: float = 0.0
     scaled: bool = True
     max_norm: float = 1.0
+    dead: float = 1e-3
 
     def __post_init__(self) -> None:
         if self.beta <= 0 or self.adv_max <= 0 or self.max_norm <= 0 or self.times < 1 or self.group < 2:
@@ -96,7 +97,7 @@ def nft_update(
     quiet = replace(studio, sampler=replace(studio.sampler, noise=0.0))
     groups = [collect(old, prompt, i, quiet, GRPO(group=config.group), step) for i, prompt in enumerate(prompts)]
     scores = judge(prompts, groups, quiet)
-    r = optimality(gdpo(scores, studio.rewards.weights), config.adv_max)
+    r = optimality(gdpo(scores, studio.rewards.weights, dead=config.dead), config.adv_max)
     optimizer.zero_grad(set_to_none=True)
     total, count = 0.0, len(groups) * config.times
     for place, group in enumerate(groups):
@@ -115,7 +116,11 @@ def nft_update(
     optimizer.step()
     blend(old, model, config.decay)
     metrics = {f"reward/{name}": values.mean().item() for name, values in scores.items()}
-    metrics |= {"loss": total, "grad_norm": norm, "informative": informative(scores).float().mean().item()}
+    metrics |= {
+        "loss": total,
+        "grad_norm": norm,
+        "informative": informative(scores, dead=config.dead).float().mean().item(),
+    }
     return Update(scores=scores, metrics=metrics)
 
 

@@ -42,11 +42,11 @@ class Squares:
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            order = torch.randperm(16 * self.count, generator=generator(self.seed, "order", self.position)) % 16
+            order = torch.randperm(16 * self.count, generator=generator(self.seed, "order", self.position)).tolist()
             share = self.count // self.ranks
             rows = range(self.rank * share, (self.rank + 1) * share)
             self.position += 1
-            yield self.batch([int(order[i]) for i in rows], [f"{self.position - 1}/{i}" for i in rows])
+            yield self.batch([order[i] % 16 for i in rows], [f"{self.position - 1}/{i}" for i in rows])
 
     def batch(self, kinds: Sequence[int], ids: Sequence[str]) -> SquareBatch:
         """The pictures of those numbers, 0 to 15."""

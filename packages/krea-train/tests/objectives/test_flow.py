@@ -86,7 +86,7 @@ def test_gradients_reach_every_part_of_the_transformer():
 
 @pytest.mark.parametrize("mu", [0.0, 0.5, 1.15])
 def test_times_are_shifted_logit_normal(mu: float):
-    t = torch.cat([times(3, step, [f"{i}" for i in range(8)], mu=mu) for step in range(1000)]).double().sort().values
+    t = torch.cat([times(3, step, [f"{i}" for i in range(8)], mu=mu) for step in range(250)]).double().sort().values
     cdf = torch.special.ndtr(torch.logit(t) - mu)
     assert (cdf - (torch.arange(len(t)) + 0.5) / len(t)).abs().max() < 1.63 / math.sqrt(len(t))
 
@@ -100,9 +100,9 @@ def test_ranks_share_the_times_of_the_global_batch():
 def test_captions_follow_the_mix_and_the_drop():
     batch = Squares().batch([0] * 4000, [f"{i}" for i in range(4000)])
     found = Counter(len(c.split()) for c in captions(batch, {"short": 1.0, "medium": 0.0, "long": 3.0}, 0.2, 5, 0))
-    assert set(found) == {0, 2, 9}
+    assert set(found) == {0, 2, 10}
     assert found[0] / 4000 == pytest.approx(0.2, abs=0.02)
-    assert found[9] / found[2] == pytest.approx(3, rel=0.15)
+    assert found[10] / found[2] == pytest.approx(3, rel=0.15)
 
 
 def test_missing_lengths_are_skipped_and_none_at_all_is_an_error():

@@ -4,6 +4,7 @@ Each drawing states title, tags, creator and licence itself, in RDF; a few state
 """
 
 import contextlib
+import html
 import re
 import shutil
 import subprocess
@@ -87,7 +88,8 @@ def _licence(work: ET.Element) -> str:
 
 def _text(work: ET.Element, tag: str) -> list[str]:
     """All words below the elements of this tag, in order, without blanks."""
-    return [text for element in work.iter(tag) for piece in element.itertext() if (text := " ".join(piece.split()))]
+    pieces = (html.unescape(piece) for element in work.iter(tag) for piece in element.itertext())
+    return [text for piece in pieces if (text := " ".join(piece.split()))]
 
 
 def metadata(svg: str) -> dict[str, Any]:
@@ -114,7 +116,8 @@ def metadata(svg: str) -> dict[str, Any]:
 
 
 def _own_title(work: ET.Element) -> list[str]:
-    return [" ".join(e.text.split()) for e in work.findall(f"{_DC}title") if e.text and e.text.strip()]
+    texts = (html.unescape(one.text or "") for one in work.findall(f"{_DC}title"))
+    return [" ".join(text.split()) for text in texts if text.strip()]
 
 
 def _length(text: str | None) -> float | None:

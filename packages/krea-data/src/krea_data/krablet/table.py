@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import count, islice
 from typing import TypeVar
 
 import psycopg
@@ -60,7 +60,7 @@ class Krablet:
         self._floors: dict[tuple[int, str], Floor] = {}
         self._funnels: dict[int, Funnel[_Key, _Value]] = {}
         self._lock = threading.Lock()
-        self._turn = 0
+        self._turns = count()
         try:
             self._dags = [shard.attempt(lambda c, s=shard: self._open(c, s), patience_s=0) for shard in self._shards]
         except BaseException:
@@ -101,10 +101,10 @@ class Krablet:
         """Lease up to `limit` due rows; an empty answer means none now, `pending` tells whether some come later."""
         check_limit(limit, lease_s)
         self.register([task])
-        self._turn += 1
+        first = next(self._turns)  # not always the same shard
         claims: list[Claim] = []
         for step in range(len(self._shards)):
-            number = (self._turn + step) % len(self._shards)
+            number = (first + step) % len(self._shards)
             claims += self._claim(number, task.name, worker, limit - len(claims), lease_s)
             if len(claims) == limit:
                 break

@@ -75,14 +75,17 @@ _MASS = frozenset(
 )
 _SINGULAR = re.compile(r"(ss|us|is|as)$|^(tennis|lens|compass|gas|bus|news|chess|christmas)$")
 _GROUPS = {
+    "animals-nature": "animals and nature",
+    "food-drink": "food and drink",
+    "travel-places": "travel and places",
     "smileys-emotion": "faces and emotion",
     "people-body": "people and body",
     "symbols": "symbol",
     "objects": "object",
     "flags": "flag",
 }
-_TURNED = {"transport", "face", "person", "hand"}  # "transport-ground" is ground transport
-_INNER = {"food", "animal", "plant", "place", "other"}  # "food-fruit" is fruit
+_TURNED = {"transport", "face"}  # "transport-ground" is ground transport
+_INNER = {"food", "animal", "plant", "place", "other", "person"}  # "food-fruit" is fruit
 _WHOLE = {
     "sky-weather": "sky and weather",
     "arts-crafts": "arts and crafts",
@@ -92,7 +95,13 @@ _WHOLE = {
     "other-symbol": "",
     "place-other": "",
     "plant-other": "plant",
-    "person": "person",
+    "person-role": "profession",
+    "hand-fingers-open": "open hand",
+    "hand-fingers-partial": "hand",
+    "hand-fingers-closed": "closed hand",
+    "hand-single-finger": "pointing hand",
+    "hand-prop": "hand",
+    "transport-sign": "transport sign",
     "emotion": "",
     "geometric": "shape",
     "alphanum": "letters",
@@ -118,6 +127,8 @@ def label_words(label: str) -> str:
 def with_article(words: str) -> str:
     """Words with "a" or "an", or without one where English has none: names, plurals and things that are not counted."""
     first = words.split()[0]
+    if first.lower() in ("a", "an", "the", "no"):
+        return words
     if words.startswith("flag of "):
         return f"the {words}"
     if re.match(r"(man|woman|person|boy|girl|child|adult)\b(?!s)", words):
@@ -145,7 +156,7 @@ def _subgroup(name: str) -> str:
 def _topics(meta: Mapping[str, Any], words: str) -> list[str]:
     """Group, subgroup and up to two tags, none of which says again what stands before it."""
     group = str(meta.get("group") or "")
-    stated = [_GROUPS.get(group, group.replace("-", " and ")), _subgroup(str(meta.get("subgroup") or ""))]
+    stated = [_GROUPS.get(group, group.replace("-", " ")), _subgroup(str(meta.get("subgroup") or ""))]
     said = {word.rstrip("s") for word in re.findall(r"\w+", words.lower())}
     kept: list[str] = []
     tags = [str(tag) for tag in meta.get("tags", ()) if re.fullmatch(r"[^\W\d_][^\d_]{2,}", str(tag))]
