@@ -24,6 +24,8 @@ MODULES = {name: next((ROOT / path).glob("src/*/__init__.py")).parent.name for n
 
 # Everything except what must be compiled against a CUDA toolkit.
 EVERYTHING = (*(f"--package={member}" for member in MEMBERS), "--all-extras", "--no-extra=cuda")
+# A test that hangs for ten minutes is shown with its traceback and ends its run.
+PYTEST = ("pytest", "-o", "faulthandler_timeout=600", "-o", "faulthandler_exit_on_timeout=true", f"--rootdir={ROOT}")
 TORCH = os.environ.get("KREA_TORCH")
 PYTHON = None if sys.version_info >= (3, 11) else "3.11"
 
@@ -107,7 +109,7 @@ def imports(session: nox.Session) -> None:
 def tests(session: nox.Session, member: str) -> None:
     """Test one member with only the dependencies it declares."""
     install(session, f"--package={member}", "--group=test")
-    session.run("pytest", f"--rootdir={ROOT}", str(MEMBERS[member]), *session.posargs)
+    session.run(*PYTEST, str(MEMBERS[member]), *session.posargs)
 
 
 @nox.session(python=PYTHON)
@@ -115,7 +117,7 @@ def contracts(session: nox.Session) -> None:
     """With everything installed, check that the packages fit each other."""
     install(session, *EVERYTHING, "--group=contracts")
     session.run(UV, "pip", "check", f"--python={python_of(home_of(session))}", external=True)
-    session.run("pytest", "tests", "--ignore=tests/test_docs.py", *session.posargs)
+    session.run(*PYTEST, "tests", "--ignore=tests/test_docs.py", *session.posargs)
 
 
 @nox.session(python=PYTHON, reuse_venv=False)
@@ -143,7 +145,7 @@ def docs(session: nox.Session) -> None:
     """Build the documentation strictly and run every example in it and in the READMEs."""
     install(session, *EVERYTHING, "--group=docs")
     session.run("properdocs", "build", "--strict", f"--site-dir={ROOT}/site")
-    session.run("pytest", "tests/test_docs.py", *session.posargs)
+    session.run(*PYTEST, "tests/test_docs.py", *session.posargs)
 
 
 @nox.session(python=PYTHON, default=False)

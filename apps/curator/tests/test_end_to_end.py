@@ -4,8 +4,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -32,36 +32,38 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 300.0) -> None:
         time.sleep(0.02)
 
 
-@contextmanager
-def trap(path: Path) -> Iterator[Callable[[], int]]:
-    """Put a pipe in place of a picture, so that whoever reads it waits.
+class Trap:
+    """A pipe in place of a picture, so that whoever reads it waits."""
 
-    Yields a function that waits for somebody to be caught, puts the picture back for others, and returns the process.
-    """
-    aside = path.with_suffix(".aside")
-    path.rename(aside)
-    os.mkfifo(path)
-    writers: list[int] = []
+    def __init__(self, path: Path) -> None:
+        self.path, self.aside, self.writer = path, path.with_suffix(".aside"), -1
+        path.rename(self.aside)
+        os.mkfifo(path)
 
-    def caught() -> bool:
-        try:
-            writers.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:  # nobody reads
-            return False
-        return True
+    def catches(self) -> bool:
+        """Whether somebody reads."""
+        with suppress(OSError):
+            self.writer = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK)
+        return self.writer >= 0
 
-    def catch() -> int:
-        wait_for(caught)
+    def disarm(self) -> int:
+        """Put the picture back, for others; returns the process that was caught."""
         found: list[int] = []
-        wait_for(lambda: found.extend(readers(path)) or found)
-        os.replace(aside, path)
+        wait_for(lambda: found.extend(readers(self.path)) or found)
+        os.replace(self.aside, self.path)
         return found[0]
 
-    try:
-        yield catch
-    finally:
-        for writer in writers:
-            os.close(writer)
+    def close(self) -> None:
+        if self.writer >= 0:
+            os.close(self.writer)
+
+
+def catch(traps: list[Trap]) -> int:
+    """Wait for the first of the traps, take it from the list, and return whom it caught."""
+    caught: list[Trap] = []
+    wait_for(lambda: caught.extend(trap for trap in traps if trap.catches()) or caught)
+    traps.remove(caught[0])
+    return caught[0].disarm()
 
 
 def readers(path: Path) -> list[int]:
@@ -93,18 +95,20 @@ def test_workers_and_pools_may_be_killed(home: Home, corpus: Path, tmp_path: Pat
     at = ("--home", home.folder)
     assert "40 new rows" in invoke("ingest", corpus, *at)
     pictures = {row.id: home.blobs.path(row.blob) for row in rows(home)}
-    with ExitStack() as traps:
-        catch_first, catch_second = (traps.enter_context(trap(pictures[name])) for name in ("good/03", "good/20"))
+    with ExitStack() as after:
+        traps = [Trap(pictures[name]) for name in ("good/03", "good/20")]
+        for trap in traps:
+            after.callback(trap.close)
         pool = subprocess.Popen(worker_command(home.folder, workers=2), stderr=subprocess.DEVNULL)
-        traps.callback(lambda: (pool.kill(), pool.wait()))
-        first = catch_first()
+        after.callback(lambda: (pool.kill(), pool.wait()))
+        first = catch(traps)
         kill(first)  # the pool replaces it
-        second = catch_second()
+        second = catch(traps)
         assert second != first
         pool.kill()
         pool.wait()
         kill(second)  # the other one ends by itself, its pool being gone
-    assert "nothing left to do" in invoke("run", "--until-idle", "--workers", 2, *at)
+    assert "nothing left to do" in invoke("run", "--until-idle", "--workers", "2", *at)
     check(home, tmp_path / "shards", fate)
 
 

@@ -59,7 +59,7 @@ def test_muon_is_torchs_muon_with_size_matching():
     ours, theirs = make(), make()
     optimizer = Optimizer(ours, AdamW(lr=0.01), Muon(lr=0.02, weight_decay=0.3))
     named = {name: p for name, p in theirs.named_parameters() if is_hidden(name, p)}
-    assert sorted(named) == sorted(optimizer.param_groups[0]["names"])
+    assert sorted(named) == sorted(name for name, s in optimizer.state.items() if "momentum" in s)
     assert len(named) == 4
     reference = torch.optim.Muon(
         named.values(), lr=0.02, weight_decay=0.3, momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw"
@@ -174,10 +174,13 @@ def test_state_goes_on_in_another_object_and_rates_come_from_the_code():
         set_grads(a, step)
         first.step()
     b.load_state_dict(a.state_dict())
-    first.param_groups[0]["lr"] = 123.0
+    rates = [group["lr"] for group in first.param_groups]
+    for group in first.param_groups:
+        group["lr"] = 123.0
     second.load_state_dict(copy.deepcopy(first.state_dict()))
-    assert second.param_groups[0]["lr"] == 0.02
-    first.param_groups[0]["lr"] = 0.02
+    assert [group["lr"] for group in second.param_groups] == rates
+    for group, rate in zip(first.param_groups, rates, strict=True):
+        group["lr"] = rate
     for model, optimizer in ((a, first), (b, second)):
         set_grads(model, 9)
         optimizer.step()
@@ -201,6 +204,13 @@ def test_dropped_and_frozen_parameters_have_no_state():
     assert {name for group in optimizer.param_groups for name in group["names"]} == names
     with pytest.raises(ValueError, match="no parameter"):
         Optimizer(model.requires_grad_(False), AdamW(lr=0.01))
+
+
+def test_rates_by_name():
+    optimizer = Optimizer(make(), AdamW(lr=0.1), rate=lambda name: 5.0 if name.startswith("first.") else 1.0)
+    rates = {name: group["lr"] for group in optimizer.param_groups for name in group["names"]}
+    assert rates["first.weight"] == rates["first.bias"] == 0.5
+    assert rates["last.weight"] == rates["last.bias"] == 0.1
 
 
 def test_parameters_without_a_gradient_stay():

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -15,18 +15,16 @@ import typer
 from krea_data.demo import DEFAULT_SETS, SETS
 from krea_data.demo import corpus as demo_corpus
 from krea_data.demo import rows as corpus_rows
-from krea_data.krablet import Krablet, KrabletError
+from krea_data.krablet import Krablet
 from krea_data.krablet.binaries import programs
 from krea_data.shards import Settings
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from krea_curator import compose, tables
 from krea_curator.compose import ORDER, Home
 from krea_curator.curation import curate
-from krea_curator.standing import Standing
+from krea_curator.terminal import bars, note, plain_errors, progress
 
 __all__ = ["app"]
 
@@ -69,17 +67,17 @@ def fetch_demo(
     cache: Annotated[Path | None, typer.Option(help="Where downloads lie; KREA_CACHE unless given.")] = None,
 ) -> None:
     """Fetch and draw the demo corpus: real pictures with labels. Goes on where it was interrupted."""
-    with _plain_errors():
-        with _progress() as progress:
-            bar = progress.add_task("fetch", total=None)
+    with plain_errors():
+        with progress() as shown:
+            bar = shown.add_task("fetch", total=None)
 
             def on_progress(stage: str, done: float, total: float) -> None:
-                progress.update(bar, description=stage, completed=done, total=total)
+                shown.update(bar, description=stage, completed=done, total=total)
 
             corpus = demo_corpus(cache, tuple(sets or DEFAULT_SETS), side_px=side_px, on_progress=on_progress)
-        _out().print(tables.licences(corpus_rows(corpus)))
+        Console().print(tables.licences(corpus_rows(corpus)))
         print(corpus)
-        _note(f'next: krea-curate ingest "{corpus}"')
+        note(f'next: krea-curate ingest "{corpus}"')
 
 
 @app.command()
@@ -89,11 +87,11 @@ def ingest(
     dsn: Dsns = None,
 ) -> None:
     """Take the rows and pictures of a corpus in. Doing it twice is harmless."""
-    with _plain_errors(), _table(home, dsn) as (table, where):
-        with _progress() as progress:
-            bar = progress.add_task("ingest", total=None)
+    with plain_errors(), _table(home, dsn) as (table, where):
+        with progress() as shown:
+            bar = shown.add_task("ingest", total=None)
             new = compose.ingest(
-                table, where.blobs, corpus, lambda done, total: progress.update(bar, completed=done, total=total)
+                table, where.blobs, corpus, lambda done, total: shown.update(bar, completed=done, total=total)
             )
         print(f"{new} new rows")
 
@@ -109,22 +107,22 @@ def run(
 ) -> None:
     """Run tasks on all rows with several worker processes. Ctrl-C ends after the batches in hand, twice at once."""
     names = task or []
-    with _plain_errors():
+    with plain_errors():
         if leash:
             compose.work(Home(folder=home), dsn or [], names, until_idle=until_idle, stop=_end_of_input())
             return
-        with _table(home, dsn) as (table, where), _sigterm_as_ctrl_c(), _progress() as progress:
+        with _table(home, dsn) as (table, where), _sigterm_as_ctrl_c(), progress() as shown:
             whole = curate(
                 table,
                 where,
                 names=names,
                 workers=workers,
                 until_idle=until_idle,
-                on_standing=_bars(progress),
-                on_drain=lambda: _note("finishing the batches in hand; Ctrl-C again stops at once"),
+                on_standing=bars(shown),
+                on_drain=lambda: note("finishing the batches in hand; Ctrl-C again stops at once"),
             )
         if not whole:
-            _note("stopped; the same command goes on from here")
+            note("stopped; the same command goes on from here")
             raise typer.Exit(130)
         print("nothing left to do")
 
@@ -136,35 +134,37 @@ def status(
     live: Annotated[bool, typer.Option("--live", help="Refresh until Ctrl-C.")] = False,
 ) -> None:
     """Show each task's answered and waiting rows, its speed over two seconds, and what it gave up on."""
-    with _plain_errors(), _table(home, dsn) as (table, _):
-        with Live(console=_out(), auto_refresh=False, transient=live) as screen:
-            before, then = table.stats(), time.monotonic()
+    with plain_errors(), _table(home, dsn) as (table, _):
+        before, then = table.stats(), time.monotonic()
+        with Live(console=Console(), auto_refresh=False) if live else nullcontext() as screen:
             while True:
                 time.sleep(2)
                 stats, now = table.stats(), time.monotonic()
                 rates = {
                     name: (one.done - before[name].done) / (now - then) for name, one in stats.items() if name in before
                 }
-                screen.update(tables.status(stats, ORDER, rates), refresh=True)
-                before, then = stats, now
-                if not live:
+                shown = tables.status(stats, ORDER, rates)
+                if screen is None:
+                    Console().print(shown)
                     break
+                screen.update(shown, refresh=True)
+                before, then = stats, now
         dead = {name: found for name, one in stats.items() if one.dead and (found := table.dead(name))}
-        _out().print(tables.failures(dead))
+        Console().print(tables.failures(dead))
 
 
 @app.command()
 def funnel(home: HomeFlag = HOME, dsn: Dsns = None) -> None:
     """Show what every task kept and dropped, and why, with examples."""
-    with _plain_errors(), _table(home, dsn) as (table, _):
-        _out().print(tables.funnel(compose.funnel(table)))
+    with plain_errors(), _table(home, dsn) as (table, _):
+        Console().print(tables.funnel(compose.funnel(table)))
 
 
 @app.command()
 def dedup(home: HomeFlag = HOME, dsn: Dsns = None) -> None:
     """Compare all rows that the tasks before have kept, and show which are copies of which."""
-    with _plain_errors(), _table(home, dsn) as (table, where):
-        _out().print(tables.copies(compose.dedup(table, where.recipe)))
+    with plain_errors(), _table(home, dsn) as (table, where):
+        Console().print(tables.copies(compose.dedup(table, where.recipe)))
 
 
 @app.command()
@@ -176,12 +176,12 @@ def export(
     dsn: Dsns = None,
 ) -> None:
     """Write what every task has kept as shuffled tar shards with an index and an attribution file."""
-    with _plain_errors(), _table(home, dsn) as (table, where):
-        with _progress() as progress:
-            bar = progress.add_task("export", total=None)
+    with plain_errors(), _table(home, dsn) as (table, where):
+        with progress() as shown:
+            bar = shown.add_task("export", total=None)
             settings = Settings(seed=seed, per_shard=per_shard)
             pictures = compose.export(
-                table, where.blobs, out, settings, lambda done, total: progress.update(bar, completed=done, total=total)
+                table, where.blobs, out, settings, lambda done, total: shown.update(bar, completed=done, total=total)
             )
         print(f"{pictures} pictures in {out}")
 
@@ -192,19 +192,19 @@ def krablet_up(
     shards: Annotated[int | None, typer.Option(help="Databases of a new krablet; 2 unless given.")] = None,
 ) -> None:
     """Run the embedded databases until Ctrl-C, and print their DSNs."""
-    with _plain_errors(), _sigterm_as_ctrl_c(), compose.dsns(Home(folder=home), shards=shards) as addresses:
+    with plain_errors(), _sigterm_as_ctrl_c(), compose.dsns(Home(folder=home), shards=shards) as addresses:
         print("\n".join(addresses), flush=True)
-        _note("up; Ctrl-C ends")
+        note("up; Ctrl-C ends")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
-            _note("stopping, unless somebody else uses them")
+            note("stopping, unless somebody else uses them")
 
 
 @krablet.command("status")
 def krablet_status(home: HomeFlag = HOME) -> None:
     """Say whether the embedded databases run, and how many rows and bytes each holds."""
-    with _plain_errors():
+    with plain_errors():
         running = compose.running(Home(folder=home))
         print("running" if running else "not running; asking them means starting them for a moment")
         with _table(home, None) as (table, _):
@@ -219,7 +219,7 @@ def krablet_psql(
     shard: Annotated[int, typer.Option(help="Which of the databases, from 0.")] = 0,
 ) -> None:
     """Open psql on one of the embedded databases; what follows the flags is handed to it."""
-    with _plain_errors(), compose.dsns(Home(folder=home)) as addresses:
+    with plain_errors(), compose.dsns(Home(folder=home)) as addresses:
         if not 0 <= shard < len(addresses):
             raise ValueError(f"no shard {shard}; there are 0 to {len(addresses) - 1}")
         code = subprocess.run([programs() / "psql", addresses[shard], *context.args], check=False).returncode
@@ -234,13 +234,18 @@ def _table(home: Path, dsn: Sequence[str] | None) -> Iterator[tuple[Krablet, Hom
 
 
 def _end_of_input() -> threading.Event:
-    """Set when standard input ends: the pool has let go, or is gone."""
-    ended = threading.Event()
+    """Set when standard input ends: the pool has let go, or is gone. In that case nobody would end a worker that hangs,
+    so it ends itself when its leases have run out anyway.
+    """
+    ended, pool = threading.Event(), os.getppid()
 
     def read() -> None:
         while os.read(sys.stdin.fileno(), 4096):
             pass
         ended.set()
+        if os.getppid() != pool:
+            time.sleep(compose.LEASE_S)
+            os._exit(1)
 
     threading.Thread(target=read, daemon=True).start()
     return ended
@@ -256,46 +261,3 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, disable=not console.is_terminal)
-
-
-def _bars(progress: Progress) -> Callable[[Sequence[Standing]], None]:
-    """One bar per task and one for all of them, whose remaining time is the one to go by."""
-    bars: dict[str, TaskID] = {}
-
-    def show(standings: Sequence[Standing]) -> None:
-        rows = [(one.task, one.done + one.dead, one.expected) for one in standings]
-        rows.append(("all", sum(done for _, done, _ in rows), sum(expected for _, _, expected in rows)))
-        for name, done, expected in rows:
-            if name not in bars:
-                bars[name] = progress.add_task(name, completed=done, total=expected)
-            progress.update(bars[name], completed=done, total=expected)
-
-    return show
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """One red line and an exit code, 2 for wrong input and 1 for the rest; KREA_DEBUG=1 shows where it came from."""
-    try:
-        yield
-    except typer.Exit:  # a RuntimeError by birth
-        raise
-    except (ValueError, OSError, RuntimeError, ImportError, MemoryError, KrabletError) as error:
-        if os.environ.get("KREA_DEBUG") == "1":
-            raise
-        _note(f"error: {' '.join(str(error).split()) or type(error).__name__}", "red")
-        raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error
-
-
-def _note(text: str, style: str = "") -> None:
-    Console(stderr=True).print(Text(text, style), soft_wrap=True)
-
-
-def _out() -> Console:
-    return Console()

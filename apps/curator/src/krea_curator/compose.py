@@ -28,6 +28,7 @@ from krea_curator.recipe import Recipe
 from krea_curator.standing import Standing
 
 __all__ = [
+    "LEASE_S",
     "ORDER",
     "Home",
     "chosen",
@@ -50,6 +51,7 @@ ORDER = ("licence", "decode", "flat", "complexity", "hash", "dedup", "caption")
 """The tasks in the order in which a row meets them; `dedup` looks at all rows at once, the others at one by one."""
 
 SHARDS = 2  # of a new embedded krablet
+LEASE_S = 300.0  # longer than any batch takes
 OnRows = Callable[[int, int], None]
 """Called with what is done so far and how much there is."""
 
@@ -233,7 +235,7 @@ def work(home: Home, given: Sequence[str], names: Sequence[str], *, until_idle: 
     """Be one worker until nothing is left, or until `stop`."""
     with Krablet(given) as table, _name(home, table) as name:
         todo = per_row(chosen(names, home.blobs, home.recipe))
-        worker.run(table, todo, worker=name, until_idle=until_idle, stop=stop)
+        worker.run(table, todo, worker=name, lease_s=LEASE_S, until_idle=until_idle, stop=stop)
 
 
 @contextmanager

@@ -1,3 +1,6 @@
 """Draw pictures from prompts."""
 
-__all__: list[str] = []
+from krea_sampler.order import Order, Weighted
+from krea_sampler.picture import parameters
+
+__all__ = ["Order", "Weighted", "parameters"]

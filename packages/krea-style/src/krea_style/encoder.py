@@ -68,7 +68,7 @@ class Resampler(nn.Module):
         self.levels = config.levels
         self.inputs = nn.ModuleList(nn.Linear(width, f) for width in config.levels)
         self.norms = nn.ModuleList(nn.LayerNorm(f) for _ in config.levels)
-        self.queries = nn.Parameter(torch.randn(config.tokens, f))
+        self.queries = nn.Parameter(0.1 * torch.randn(config.tokens, f))  # small, or tokens start nearly alike
         self.blocks = nn.ModuleList(Cross(f, config.heads) for _ in range(config.layers))
         self.norm = nn.RMSNorm(f, eps=1e-5)
 

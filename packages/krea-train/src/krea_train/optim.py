@@ -68,7 +68,8 @@ def decays(name: str) -> bool:
 class Optimizer:
     """AdamW for all trained parameters of a model, or Muon for its hidden matrices and AdamW for the rest.
 
-    `hidden` chooses Muon's matrices. Build it after sharding; Muon refuses sharded matrices.
+    `hidden` chooses Muon's matrices; `rate` multiplies the learning rate by parameter name. Build it after sharding;
+    Muon refuses sharded matrices.
     """
 
     def __init__(
@@ -78,25 +79,25 @@ class Optimizer:
         muon: Muon | None = None,
         *,
         hidden: Callable[[str, Tensor], bool] = is_hidden,
+        rate: Callable[[str], float] = lambda _: 1.0,
     ) -> None:
         self.found_inf: Tensor | None = None
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[str, dict[str, Tensor]] = {}
-        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if not named:
+        groups: dict[tuple[AdamW | Muon, float, float], dict[str, nn.Parameter]] = {}
+        for name, p in model.named_parameters():
+            if p.requires_grad:
+                settings = muon if muon is not None and hidden(name, p) else adamw
+                decay = settings.weight_decay if decays(name) else 0.0
+                groups.setdefault((settings, rate(name), decay), {})[name] = p
+        if not groups:
             raise ValueError("the model has no parameter that requires a gradient")
-        matrices = {name: p for name, p in named.items() if muon is not None and hidden(name, p)}
-        rest = {name: p for name, p in named.items() if name not in matrices}
-        if muon is not None:
-            self._add(matrices, muon, muon.weight_decay)
-        self._add({name: p for name, p in rest.items() if decays(name)}, adamw, adamw.weight_decay)
-        self._add({name: p for name, p in rest.items() if not decays(name)}, adamw, 0.0)
+        for (settings, factor, decay), named in groups.items():
+            group = {"names": list(named), "params": list(named.values()), "settings": settings}
+            self.param_groups.append(group | {"lr": factor * settings.lr, "weight_decay": decay})
+            self._start(named, settings)
 
-    def _add(self, named: Mapping[str, nn.Parameter], settings: AdamW | Muon, weight_decay: float) -> None:
-        if not named:
-            return
-        group = {"names": list(named), "params": list(named.values()), "settings": settings}
-        self.param_groups.append(group | {"lr": settings.lr, "weight_decay": weight_decay})
+    def _start(self, named: Mapping[str, nn.Parameter], settings: AdamW | Muon) -> None:
         for name, p in named.items():
             if isinstance(settings, Muon):
                 if isinstance(p, DTensor):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-from psycopg import Connection, sql
+from psycopg import Connection, Cursor, sql
 
 from krea_data.krablet.arrays import Ints, Texts
 from krea_data.krablet.dag import Dag, StaleDag, kept, queue, result
@@ -115,13 +115,16 @@ def store_rows(connection: Connection, dag: Dag, task: str, answers: Sequence[An
     if task in dag.queued:
         first.append(_UNQUEUE)
     second: list[LiteralString] = [_GIVEN, _KNOWN, _STORED]
-    given = _columns(answers)
-    connection.execute(_LOCK, given)
-    _done(connection, _composed(first, dag, task, [], "count(*) from held"), given, dag)
-    ids = "coalesce(array_agg(id), '{}') from held"
     effects = [*_nexts(dag, task, known=True), *_recalls(dag, task)]
-    known = _done(connection, _composed(second, dag, task, effects, ids), given, dag)
-    return {answer.id for answer in answers} - set(known)
+    given = _columns(answers)
+    with connection.pipeline():  # the three go out together
+        connection.execute(_LOCK, given)
+        freed = connection.execute(_composed(first, dag, task, [], "count(*) from held"), given)
+        stored = connection.execute(
+            _composed(second, dag, task, effects, "coalesce(array_agg(id), '{}') from held"), given
+        )
+    _checked(freed, dag)
+    return {answer.id for answer in answers} - set(_checked(stored, dag))
 
 
 def insert_rows(connection: Connection, dag: Dag, entries: Sequence[Entry]) -> int:
@@ -180,8 +183,13 @@ def _recalls(dag: Dag, task: str) -> list[sql.Composed]:
 
 
 def _done(connection: Connection, statement: sql.Composed, given: Mapping[str, Ints | Texts], dag: Dag) -> Any:
-    """Execute, and return the last column of the one row, or raise `StaleDag` where the shard has another DAG."""
-    row = connection.execute(statement, given).fetchone()
+    """Execute, and return the last column of the one row, or raise `StaleDag`."""
+    return _checked(connection.execute(statement, given), dag)
+
+
+def _checked(cursor: Cursor, dag: Dag) -> Any:
+    """The last column of the one row, or `StaleDag` where the shard has another DAG: then nothing was done."""
+    row = cursor.fetchone()
     if row is None or row[0] != dag.version:
         raise StaleDag
     return row[1]

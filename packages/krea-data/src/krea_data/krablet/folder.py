@@ -79,16 +79,16 @@ class Folder:
         """Count as a user."""
         return Hold(self.root / "users.lock", shared=True)
 
-    def last(self, *, wait: bool) -> Hold | None:
-        """The lock that nobody gets while there is a user, or None if there is one and we do not wait."""
-        return _try(self.root / "users.lock", wait)
+    def last(self) -> Hold | None:
+        """The lock that nobody gets while there is a user, or None if there is one; only to be asked in the gate."""
+        return _try(self.root / "users.lock")
 
     def keep(self) -> Hold | None:
         """Become the keeper, or None if there is one."""
-        return _try(self.root / "keeper.lock", False)
+        return _try(self.root / "keeper.lock")
 
     def kept(self) -> bool:
-        """Whether there is a keeper."""
+        """Whether there is a keeper; only to be asked in the gate, where no other keeper starts."""
         mine = self.keep()
         if mine is not None:
             mine.release()
@@ -123,8 +123,8 @@ def explained(root: Path) -> Iterator[None]:
         ) from error
 
 
-def _try(path: Path, wait: bool) -> Hold | None:
+def _try(path: Path) -> Hold | None:
     try:
-        return Hold(path, wait=wait)
+        return Hold(path, wait=False)
     except BlockingIOError:
         return None

@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import sys
-import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from krea_data.krablet.sockets import socket_folder
 
 __all__ = ["main"]
 
-_POLL_S = 0.3
+_POLL_S = 0.1
 
 
 def main(arguments: list[str]) -> int:
@@ -80,17 +80,16 @@ def keep(folder: Folder, servers: list[Postmaster], mine: Hold) -> None:
     with explained(folder.root), ThreadPoolExecutor(len(servers)) as pool:
         list(pool.map(Postmaster.ensure, servers))
     while True:
-        unused = threading.Event()
-        threading.Thread(target=_watch, args=(folder, unused), daemon=True).start()
-        while not unused.is_set() and not asked:
-            unused.wait(_POLL_S)
-            if not unused.is_set():
-                _ensure(folder, servers)
-        with folder.gate():
-            if asked or folder.last(wait=False) is not None:
+        time.sleep(_POLL_S)
+        with folder.gate():  # nobody comes or goes meanwhile
+            unused = folder.last()
+            if asked or unused is not None:
                 stop(servers)
                 mine.release()
                 return
+        with explained(folder.root):
+            for server in servers:
+                server.ensure()
 
 
 def stop(servers: list[Postmaster]) -> None:
@@ -99,20 +98,6 @@ def stop(servers: list[Postmaster]) -> None:
         list(pool.map(Postmaster.stop, servers))
     with contextlib.suppress(OSError):
         servers[0].sockets.rmdir()
-
-
-def _ensure(folder: Folder, servers: list[Postmaster]) -> None:
-    with explained(folder.root):
-        for server in servers:
-            server.ensure()
-
-
-def _watch(folder: Folder, unused: threading.Event) -> None:
-    """Wait until nobody uses the folder."""
-    hold = folder.last(wait=True)
-    if hold is not None:
-        hold.release()
-    unused.set()
 
 
 if __name__ == "__main__":

@@ -51,14 +51,11 @@ class Postmaster:
     _first_try: float = field(init=False, default=float("-inf"))
     _deaths: int = field(init=False, default=0)
     _said_from: int = field(init=False, default=0)
-    _seen: bool = field(init=False, default=False)
 
     def ensure(self) -> None:
         """Have it running, or on its way; `ServerError` once that is hopeless."""
         if self.running():
-            socket = self.sockets / f".s.PGSQL.{self.port}"
-            if socket.exists() or not self._seen:
-                self._seen = self._seen or socket.exists()
+            if (self.sockets / f".s.PGSQL.{self.port}").exists() or not self._has_listened():
                 return
             self.stop()  # somebody cleaned up the sockets: nobody can connect any more
         self._count_death()
@@ -84,7 +81,13 @@ class Postmaster:
                 os.kill(pid, number)
             while self.running() and time.monotonic() < deadline:
                 time.sleep(0.02)
-        self._seen = False
+
+    def _has_listened(self) -> bool:
+        """Whether it ever had its socket: then its lock file names the socket's folder."""
+        try:
+            return len((self.data / "postmaster.pid").read_text("utf-8").splitlines()) > 4
+        except OSError:
+            return False
 
     def _pid(self) -> int:
         try:
@@ -138,7 +141,7 @@ class Postmaster:
         self._said_from = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._child = subprocess.Popen([*command, *settings], **self._popen(log))
-        self._started, self._seen = time.monotonic(), False
+        self._started = time.monotonic()
 
     def _seen_as(self, folder: Path) -> str:
         """The folder's path for the account. Where it may not go (below /root, say) it is handed an open folder."""

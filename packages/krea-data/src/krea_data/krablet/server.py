@@ -123,7 +123,7 @@ def _wait_for_the_end(folder: Folder, shards: int) -> None:
     deadline = time.monotonic() + _STOP_S
     while time.monotonic() < deadline:
         with explained(folder.root), folder.gate():
-            last = folder.last(wait=False)
+            last = folder.last()
             if last is None:
                 return
             last.release()

@@ -4,10 +4,9 @@ The student makes K Euler steps. After one of them its state is noised again to 
 passed; there a frozen teacher and a fake model, which follows the student's own distribution, disagree about the clean
 image, and the student's estimate moves by that disagreement. No images are needed, only prompts.
 
-Two differences from the paper. Times are those of a rectified flow, where the paper is variance preserving. And the
-fake model learns by denoising exactly the noise that was added (denoising score matching), in place of regressing the
-student's estimate under an importance weight: both agree in the last segment, and only the first is unbiased in the
-others.
+The paper is variance preserving; here are the times of a rectified flow. The re-noised state lies on the line from the
+student's estimate to a blend of the noise that the student's state implies and fresh noise, so that the fake model is
+trained by plain flow matching between the two.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
-from krea_model.flow import clean, timesteps
+from krea_model.flow import clean, mix, timesteps, velocity
 from krea_model.interfaces import Conditioning, Grids, Velocity
 from krea_model.packing import image_mean, per_token
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from krea_train.interfaces import Batch
 from krea_train.objectives.flow import captions
 from krea_train.random import normals, uniforms
 
-__all__ = ["Distillation", "Pair", "fake_loss", "renoise"]
+__all__ = ["Distillation", "Pair", "blend"]
 
 HUBER = 1e-3
 
@@ -38,30 +37,14 @@ class Pair(nn.Module):
         self.fake = fake
 
 
-def renoise(x: Tensor, noise: Tensor, start: Tensor | float, t: Tensor) -> Tensor:
-    """Noise a state of time `start` on to time t >= start: alpha x + b noise; t broadcasts.
+def blend(implied: Tensor, fresh: Tensor, start: float, t: Tensor) -> Tensor:
+    """Noise of a state of time `start` that is noised on to t >= start: the implied at t = start, later less of it.
 
-    alpha = (1 - t) / (1 - start), b^2 = t^2 - (alpha start)^2, so that a state of the flow stays one.
+    The state at t is alpha x + b fresh with alpha = (1 - t) / (1 - start) and b^2 = t^2 - (alpha start)^2, so that a
+    state of the flow stays one; its noise (alpha start implied + b fresh) / t has variance 1 if both have. t broadcasts.
     """
-    alpha, b = _coefficients(start, t)
-    return alpha * x + b * noise
-
-
-def _coefficients(start: Tensor | float, t: Tensor) -> tuple[Tensor, Tensor]:
-    alpha = (1 - t) / (1 - start)
-    return alpha, (t.square() - (alpha * start).square()).clamp(min=0).sqrt()
-
-
-def fake_loss(v: Tensor, x: Tensor, noise: Tensor, start: Tensor | float, t: Tensor) -> Tensor:
-    """Squared error, elementwise, of a velocity v at the re-noised state; x is the state before, at time `start`.
-
-    The score of the re-noised distribution is -E[noise] / b, and a velocity implies the noise estimate
-    (b / t) (x_t + (1 - t) v). Dividing its error by 1 - t gives flow matching itself when start = 0.
-    """
-    _, b = _coefficients(start, t)
-    ratio = b / t
-    target = noise * (1 + (1 - t) * (start / (1 - start)) ** 2 / t) - ratio * x / (1 - start)
-    return (ratio * v - target).square()
+    kept = (1 - t) / (1 - start) * start / t
+    return kept * implied + (1 - kept.square()).clamp(min=0).sqrt() * fresh
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +52,8 @@ class Distillation:
     """Loss of student and fake model in one: neither sends gradients to the other. An `Objective` for a `Pair`.
 
     grids: token grid of each image of a batch; features: width of a token. steps: the step counts to learn, one drawn
-    per batch. guidance: the teacher's, 0 for none. Metrics: both losses.
+    per batch. guidance: the teacher's, 0 for none. Metrics: both losses. The fake model must keep up with the student:
+    give it about five times the student's learning rate.
     """
 
     teacher: Velocity
@@ -89,22 +73,26 @@ class Distillation:
         cond = self.text(captions(batch, self.caption_mix, 0.0, self.seed, step))
         device = cond.states.device
         start, t, x = self._roll(model.student, cond, grids, ids, step)
-        clock = torch.full((len(ids),), start, device=device)
-        v = model.student(x, clock, cond, grids)
-        estimate, state = clean(x, v, start), (x + (t - start) * v).detach()
+        v = model.student(x, torch.full((len(ids),), start, device=device), cond, grids).float()
+        estimate, implied = clean(x, v, start), (x + (1 - start) * v).detach()
+        final = estimate.detach()
 
         share = uniforms(self.seed, "again", step, ids).float().to(device)
-        clock = t + (start - t) * share
+        clock = (t + (start - t) * share).clamp(min=1e-6)
         later = per_token(clock, grids)
-        noise = self._noise("again", grids, ids, step).to(device)
-        again = renoise(state, noise, t, later)
-        believed = model.fake(again, clock, cond, grids)
-        move, scale = self._move(again, clock, believed.detach(), cond, grids)
-        error = (estimate - (estimate + move).detach()).square()
-        scale = image_mean((estimate.detach() - scale).abs(), grids).clamp(min=1e-6)
-        losses = image_mean((error + HUBER**2).sqrt() - HUBER, grids) / scale
-        fakes = image_mean(fake_loss(believed.float(), state, noise, t, later), grids)
-        student, fake = losses.mean(), fakes.mean()
+        fresh = self._noise("again", grids, ids, step).to(device)
+        noise = blend(implied, fresh, t, later)
+        again = mix(final, noise, later)
+        believed = model.fake(again, clock, cond, grids).float()
+        weight = torch.exp(0.5 * (image_mean(fresh.square(), grids) - image_mean(noise.square(), grids)))
+        fakes = weight * image_mean((believed - velocity(final, noise)).square(), grids)
+
+        real = self._real(again, clock, cond, grids)
+        move = real - clean(again, believed.detach(), later)
+        error = (estimate - (final + move)).square()
+        scale = image_mean((final - real).abs(), grids).clamp(min=1e-6)
+        students = image_mean((error + HUBER**2).sqrt() - HUBER, grids) / scale
+        student, fake = students.mean(), fakes.mean()
         return student + fake, {"loss": student.detach(), "loss_fake": fake.detach()}
 
     def _roll(
@@ -126,12 +114,11 @@ class Distillation:
         return torch.cat([normals(self.seed, stream, step, [i], (h * w, self.features))[0] for i, (h, w) in rows])
 
     @torch.no_grad()
-    def _move(self, x: Tensor, t: Tensor, believed: Tensor, cond: Conditioning, grids: Grids) -> tuple[Tensor, Tensor]:
-        """How the clean image should move, and the guided teacher's clean image; both `s f`, fp32."""
+    def _real(self, x: Tensor, t: Tensor, cond: Conditioning, grids: Grids) -> Tensor:
+        """The guided teacher's clean image, `s f`, fp32."""
         later = per_token(t, grids)
         real = clean(x, self.teacher(x, t, cond, grids).float(), later)
-        guided = real
-        if self.guidance:
-            without = clean(x, self.teacher(x, t, self.text([""] * len(t)), grids).float(), later)
-            guided = real + self.guidance * (real - without)
-        return guided - clean(x, believed.float(), later), guided
+        if not self.guidance:
+            return real
+        without = clean(x, self.teacher(x, t, self.text([""] * len(t)), grids).float(), later)
+        return real + self.guidance * (real - without)
