@@ -179,6 +179,19 @@ def test_levels_and_polish_ask_differently() -> None:
     assert version("expand") >= 1
 
 
+def test_shots_put_worked_examples_before_the_wish() -> None:
+    asked = messages("red apple", "low", (), 3)
+    assert [turn["role"] for turn in asked] == ["system", *["user", "assistant"] * 3, "user"]
+    assert asked[-1] == messages("red apple", "low")[-1]
+    for wish, caption in zip(asked[1:-1:2], asked[2:-1:2], strict=True):
+        prompt = wish["content"].removeprefix("<wish>\n").removesuffix("\n</wish>")
+        (expansion,) = expand(prompt, ScriptedModel([caption["content"]]))
+        assert expansion.source == "model"  # the examples pass our own checks
+    model = ScriptedModel([CAPTION])
+    expand("red apple", model, shots=2)
+    assert len(model.calls[0][0]) == 6
+
+
 def test_braces_of_a_prompt_are_no_template() -> None:
     assert "{reasons} {tag} {0}" in messages("{reasons} {tag} {0}", "low")[1]["content"]
 
@@ -188,7 +201,7 @@ def test_clean_keeps_everything_visible() -> None:
     assert clean(f" {text}\x00\n") == text
 
 
-@pytest.mark.parametrize("bad", [{"n": 0}, {"retries": -1}, {"level": "wild"}])
+@pytest.mark.parametrize("bad", [{"n": 0}, {"retries": -1}, {"level": "wild"}, {"shots": 4}])
 def test_bad_arguments(bad: dict) -> None:
     with pytest.raises(ValueError, match="level one of"):
         expand("red apple", ScriptedModel([CAPTION]), **bad)

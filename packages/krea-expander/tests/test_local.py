@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from krea_expander.expand import messages
+from krea_expander.expand import expand, messages
 from krea_expander.local import LocalModel, packaged
 from krea_expander.pairs import shorten_with
 
@@ -34,5 +34,8 @@ def test_the_packaged_model_answers_without_a_network(monkeypatch: pytest.Monkey
     assert model(asked, 2, 1) == [first, second]
     assert model(asked, 2, 2) != [first, second]
     assert all("<|" not in text for text in (first, second))
+    expansions = expand("red apple", model, n=2, level="low", shots=3)
+    assert len(expansions) == 2
+    assert all("apple" in expansion.text for expansion in expansions)
     for pair in shorten_with(model, "a drawing of a red apple in flat style, food and drink, fruit; on white", 4):
         assert len(pair.short) < 60

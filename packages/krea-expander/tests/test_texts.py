@@ -3,7 +3,7 @@ from krea_expander.texts import section, version
 
 
 def test_every_part_that_is_used_is_there() -> None:
-    for part in ("system", "low", "medium", "high", "polish", "wish", "again"):
+    for part in ("system", "low", "medium", "high", "polish", "wish", "again", "example 1", "example 3"):
         assert section("expand", part)
     for part in ("system", "plain", "keywords", "request", "caption"):
         assert section("shorten", part)

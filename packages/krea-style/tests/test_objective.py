@@ -11,7 +11,7 @@ from krea_model.testing import FakeAutoencoder, FakeTextEncoder, tiny_model
 from krea_style.encoder import StyleConfig
 from krea_style.features import WIDTHS, scattering
 from krea_style.leakage import layout_similarity, palette
-from krea_style.objective import StyleObjective, Views, drops, view
+from krea_style.objective import Pictures, StyleObjective, Views, drops, view
 from krea_style.reference import Style
 from krea_style.styled import StyledMMDiT
 from krea_style.testing import ToyBatch, look, mask, paint, two_styles
@@ -21,7 +21,7 @@ CONFIG = StyleConfig(levels=WIDTHS, tokens=4, features=32, width=32, layers=1)
 NONE = Views(crop=(1, 1), patches=1, flips=False, keep=1)
 
 
-def latents(batch: ToyBatch, step: int) -> Tensor:
+def latents(batch: Pictures, step: int) -> Tensor:
     return FakeAutoencoder().encode(batch.images.float() / 127.5 - 1)
 
 
@@ -124,14 +124,14 @@ def test_a_few_steps_teach_to_tell_the_right_reference_from_the_wrong_one() -> N
     torch.manual_seed(0)
     model = StyledMMDiT(tiny_model(), CONFIG)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for step in range(30):
+    for step in range(40):
         loss, metrics = objective()(model, two_styles(16, seed=step), step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert not metrics["loss"].requires_grad
+        assert not metrics["loss"].requires_grad
     found = errors(model, two_styles(48, seed=777))
-    assert found["right"] < 0.95 * found["wrong"]
+    assert found["right"] < 0.9 * found["wrong"]
     assert found["right"] < 0.8 * found["none"]
 
 

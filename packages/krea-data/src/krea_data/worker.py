@@ -17,7 +17,7 @@ from krea_data.rows import Claim, Result, Row
 
 __all__ = ["Progress", "answers", "run", "work"]
 
-_POLL_S = (0.02, 0.5)  # the first and the longest wait for rows that are leased elsewhere or due later
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 0.5  # for rows that are leased elsewhere or due later
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +64,7 @@ def run(
     totals = {name: Progress(task=name) for name in order}
     table.register(tasks)
     table.release(worker, crashed=True)
-    wait_s = _POLL_S[0]
+    wait_s = 0.0
     with _draining(stop) as stopping, _interruptible(table, worker):
 
         def turn(task: Task) -> Progress | None:
@@ -77,13 +77,10 @@ def run(
                 totals[step.task] += step
                 if on_progress is not None:
                     on_progress(step)
-            if steps:
-                wait_s = _POLL_S[0]
-            elif until_idle and not any(table.pending(name) for name in order):
+            if not steps and until_idle and not any(table.pending(name) for name in order):
                 break
-            else:
-                stop.wait(wait_s)
-                wait_s = min(2 * wait_s, _POLL_S[1])
+            wait_s = 0.0 if steps else min(2 * wait_s + _FIRST_WAIT_S, _LONGEST_WAIT_S)
+            stop.wait(wait_s)
     return totals
 
 

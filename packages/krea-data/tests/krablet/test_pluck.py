@@ -42,18 +42,17 @@ def test_every_row_once(table: Krablet) -> None:
 def test_a_stopped_map_goes_on_where_it_was(table: Krablet) -> None:
     first, second = Counting(pages=4), Counting()
     with pytest.raises(KeyboardInterrupt):
-        pluck.map(first, table, into="score", batch=10, lease_s=0.05, again=True)
-    assert pluck.map(second, table, into="score", batch=10, again=True).rows == 300 - len(first.seen)
+        pluck.map(first, table, into="score", batch=10)
+    assert pluck.map(second, table, into="score", batch=10).rows == 300 - len(first.seen)
     assert sorted(first.seen + second.seen) == [row.id for row in rows(300)]
 
 
-def test_rows_with_a_result_are_passed_over_unless_again(table: Krablet) -> None:
+def test_rows_with_a_result_are_passed_over(table: Krablet) -> None:
     pluck.map(Counting(), table, into="score")
     table.add(rows(310))
     count = Counting()
     assert pluck.map(count, table, into="score").rows == 10
     assert sorted(count.seen) == [row.id for row in rows(310)][300:]
-    assert pluck.map(Counting(), table, into="score", again=True).rows == 310
 
 
 def test_only_what_others_kept(table: Krablet) -> None:

@@ -142,6 +142,14 @@ def test_cleaned_up_sockets_come_back(root: Path) -> None:
         assert len(list(table.scan())) == 20
 
 
+def test_servers_end_with_their_folder(root: Path) -> None:
+    gone = root / "gone"
+    with up(gone):
+        pid = postmaster(gone)
+        shutil.rmtree(gone)
+        wait_for(lambda: not Path(f"/proc/{pid}").exists())
+
+
 def test_another_number_of_shards_is_refused(root: Path) -> None:
     with pytest.raises(ValueError, match="holds 2 shards, not 3"):
         up(root, 3)

@@ -24,6 +24,7 @@ LEVELS: tuple[Level, ...] = ("raw", "low", "medium", "high")
 
 _POLISH_WORDS = 60
 """From here on a prompt is detailed already and only polished (Krea 2 technical report, on the expander)."""
+_EXAMPLES = 3
 _MOST_CHARS = 3000
 """Longer prompts are drawn as they are: an expansion could only lose something."""
 
@@ -45,11 +46,22 @@ class Expansion:
 
 
 def expand(
-    prompt: str, model: LanguageModel, n: int = 1, *, level: Level = "medium", seed: int = 0, retries: int = 2
+    prompt: str,
+    model: LanguageModel,
+    n: int = 1,
+    *,
+    level: Level = "medium",
+    seed: int = 0,
+    retries: int = 2,
+    shots: int = 0,
 ) -> list[Expansion]:
-    """`n` expansions of the prompt; asks the model at most `1 + retries` times and never raises for what it answers."""
-    if n < 1 or retries < 0 or level not in LEVELS:
-        raise ValueError(f"n {n}, retries {retries}, level {level!r}: n from 1, retries from 0, level one of {LEVELS}")
+    """`n` expansions of the prompt; asks the model at most `1 + retries` times and never raises for what it answers.
+
+    shots: worked examples before the wish, up to 3; models of less than about a billion parameters need them.
+    """
+    if n < 1 or retries < 0 or level not in LEVELS or not 0 <= shots <= _EXAMPLES:
+        rule = f"n from 1, retries from 0, shots from 0 to {_EXAMPLES}, level one of {LEVELS}"
+        raise ValueError(f"n {n}, retries {retries}, shots {shots}, level {level!r} do not fit: {rule}")
     wish = clean(prompt)
     if breaches := unsafe(wish):
         return [Expansion(prompt=prompt, text="", source="refused", notes=(f"refused: {breaches[0].says}",))] * n
@@ -59,7 +71,7 @@ def expand(
     reasons: tuple[str, ...] = ()
     for attempt in range(1 + retries):
         try:
-            answers = model(messages(wish, level, reasons), n - len(done), _derive(seed, attempt))
+            answers = model(messages(wish, level, reasons, shots), n - len(done), _derive(seed, attempt))
         except LanguageModelError as error:
             reasons = (f"the language model failed: {error}",)
             break
@@ -72,19 +84,15 @@ def expand(
     return done + [Expansion(prompt=prompt, text=wish, source="prompt", notes=(note,))] * (n - len(done))
 
 
-def messages(prompt: str, level: Level, reasons: Sequence[str] = ()) -> list[Message]:
+def messages(prompt: str, level: Level, reasons: Sequence[str] = (), shots: int = 0) -> list[Message]:
     """The conversation that asks for one expansion; `reasons` say what was wrong with the last one."""
     how = section("expand", "polish" if len(prompt.split()) >= _POLISH_WORDS else level)
-    # a prompt that closes the mark itself must not get out of it
-    tags = ("wish", *(f"wish-{_derive(i, *prompt.encode()):x}" for i in range(8)))
-    tag = next(tag for tag in tags if f"{tag}>" not in prompt.lower())
-    wish = section("expand", "wish").replace("{tag}", tag).replace("{prompt}", prompt)
-    asked: list[Message] = [
-        {"role": "system", "content": f"{section('expand', 'system')}\n\n{how}"},
-        {"role": "user", "content": wish},
-    ]
-    if reasons:
-        asked[1]["content"] += "\n\n" + section("expand", "again").replace("{reasons}", "; ".join(reasons))
+    asked: list[Message] = [{"role": "system", "content": f"{section('expand', 'system')}\n\n{how}"}]
+    for i in range(shots):
+        wish, _, caption = section("expand", f"example {i + 1}").partition("\n=>\n")
+        asked += [{"role": "user", "content": _wrapped(wish)}, {"role": "assistant", "content": caption}]
+    again = section("expand", "again").replace("{reasons}", "; ".join(reasons)) if reasons else ""
+    asked.append({"role": "user", "content": f"{_wrapped(prompt)}\n\n{again}".rstrip()})
     return asked
 
 
@@ -107,6 +115,13 @@ def clean(prompt: str) -> str:
     """The prompt without control characters and with single spaces; every letter, mark and emoji stays."""
     kept = "".join(" " if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in prompt)
     return " ".join(kept.split())
+
+
+def _wrapped(prompt: str) -> str:
+    """The wish between marks that it cannot close itself."""
+    tags = ("wish", *(f"wish-{_derive(i, *prompt.encode()):x}" for i in range(8)))
+    tag = next(tag for tag in tags if f"{tag}>" not in prompt.lower())
+    return section("expand", "wish").replace("{tag}", tag).replace("{prompt}", prompt)
 
 
 def _judge(wish: str, answer: str) -> tuple[str, tuple[str, ...]]:

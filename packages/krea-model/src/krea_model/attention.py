@@ -17,7 +17,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
     """
     if len(set(lengths)) == 1:
         return _equal(q, k, v, len(lengths))
-    parts = zip(*(x.split(list(lengths)) for x in (q, k, v)), strict=True)
+    parts = zip(q.split(list(lengths)), k.split(list(lengths)), v.split(list(lengths)), strict=True)
     return torch.cat([_equal(*part, 1) for part in parts])
 
 

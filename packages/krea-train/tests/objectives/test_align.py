@@ -57,15 +57,16 @@ def test_the_loss_is_flow_minus_cosine_of_the_blocks_image_tokens():
     cosines, start = [], 0
     for i, text in enumerate(example.cond.lengths):
         tokens = found[0][start + text : start + text + 64]
-        projected = model.align(tokens.T.reshape(1, -1, 8, 8))[0]
+        projected = model.get_submodule("align")(tokens.T.reshape(1, -1, 8, 8))[0]
         cosines.append(F.cosine_similarity(projected, spatial_norm(features(BATCH)[i], 0.6), dim=0).mean())
         start += text + 64
     mean = torch.stack(cosines).mean()
     torch.testing.assert_close(metrics["alignment"], mean, rtol=0, atol=1e-6)
     torch.testing.assert_close(loss, flow_loss - 0.5 * mean, rtol=0, atol=1e-6)
     loss.backward()
-    assert model.align.weight.grad is not None
-    assert model.blocks[0].attn.wq.weight.grad is not None
+    grads = {name: p.grad for name, p in model.named_parameters()}
+    assert grads["align.weight"] is not None
+    assert grads["blocks.0.attn.wq.weight"] is not None
 
 
 def test_mixed_grids_equal_one_image_at_a_time():

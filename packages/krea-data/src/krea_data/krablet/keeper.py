@@ -40,7 +40,8 @@ def main(arguments: list[str]) -> int:
         return 0  # the child holds the lock
     os.setsid()
     try:
-        keep(folder, servers, mine)
+        with explained(folder.root):  # it may have been deleted under our feet
+            keep(folder, servers, mine)
     except ServerError as error:
         sys.stderr.write(f"{error}\n")
         sys.stderr.flush()
@@ -77,7 +78,7 @@ def keep(folder: Folder, servers: list[Postmaster], mine: Hold) -> None:
     """Have the servers running while there are users, then stop them; SIGTERM stops them at once."""
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
-    with explained(folder.root), ThreadPoolExecutor(len(servers)) as pool:
+    with ThreadPoolExecutor(len(servers)) as pool:
         list(pool.map(Postmaster.ensure, servers))
     while True:
         time.sleep(_POLL_S)
@@ -87,9 +88,8 @@ def keep(folder: Folder, servers: list[Postmaster], mine: Hold) -> None:
                 stop(servers)
                 mine.release()
                 return
-        with explained(folder.root):
-            for server in servers:
-                server.ensure()
+        for server in servers:
+            server.ensure()
 
 
 def stop(servers: list[Postmaster]) -> None:

@@ -50,14 +50,13 @@ class _Job:
     dsns: tuple[str, ...]
     into: str
     kept_by: tuple[str, ...]
-    again: bool
     batch: int
     lease_s: float
 
     @property
     def name(self) -> str:
         """The same for the same question, so that a call finds what an earlier one left unfinished."""
-        return " ".join([self.into, "again" if self.again else "new", *sorted(self.kept_by)])
+        return " ".join([self.into, *sorted(self.kept_by)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,13 +73,12 @@ def map(
     kept_by: Sequence[str] = (),
     batch: int = 256,
     processes: int = 1,
-    again: bool = False,
     lease_s: float = 300.0,
     on_progress: Callable[[Mapped], None] | None = None,
 ) -> Mapped:
     """Call `fn` on pages of up to `batch` rows and store its results as those of the task `into`.
 
-    Rows that have such a result are passed over, unless `again`. With several processes `fn` must be importable by
+    Rows that have such a result are passed over. With several processes `fn` must be importable by
     them; one process means this one. A page must take less than `lease_s`. Where `fn` raises, the page is halved until
     the row at fault is alone; it is reported by `table.dead(into)`.
     """
@@ -91,7 +89,6 @@ def map(
         dsns=table.dsns,
         into=check_name(into),
         kept_by=tuple(kept_by),
-        again=again,
         batch=batch,
         lease_s=lease_s,
     )
@@ -101,7 +98,13 @@ def map(
     for number in shards:
         table.guarded(number, lambda c, _: plan(c, job.name, parts))
     report = on_progress or (lambda _: None)
-    return _work(job, table, uuid.uuid4().hex, report) if processes == 1 else _work_apart(job, table, processes, report)
+    if processes > 1:
+        return _work_apart(job, table, processes, report)
+    worker = uuid.uuid4().hex
+    try:
+        return _work(job, table, worker, report)
+    finally:
+        _give_back(job, table, worker)
 
 
 def _work(job: _Job, table: Krablet, worker: str, report: Callable[[Mapped], None]) -> Mapped:
@@ -119,13 +122,18 @@ def _work(job: _Job, table: Krablet, worker: str, report: Callable[[Mapped], Non
             time.sleep(_POLL_S)
 
 
+def _give_back(job: _Job, table: Krablet, worker: str) -> None:
+    """Let others have the ranges of a worker that ends."""
+    for number in range(len(table.dsns)):
+        table.guarded(number, lambda c, _: give_back(c, job.name, worker))
+
+
 def _walk(job: _Job, table: Krablet, number: int, span: Span, report: Callable[[Mapped], None]) -> Mapped:
     """Work through one range, page by page, until it ends or somebody else has it."""
     total, cursor = Mapped(), span.cursor
-    without = None if job.again else job.into
     slot = table.router.slot
     while cursor is not None:
-        asked = {"after": cursor, "upper": span.upper, "limit": job.batch, "kept_by": job.kept_by, "without": without}
+        asked = {"after": cursor, "upper": span.upper, "limit": job.batch, "kept_by": job.kept_by, "without": job.into}
         rows = table.guarded(number, lambda c, d, a=asked: scan.page(c, d, **a))
         answers: list[Answer] = []
         failures: dict[tuple[int, str], str] = {}
@@ -187,8 +195,7 @@ def _work_apart(job: _Job, table: Krablet, processes: int, report: Callable[[Map
         for worker in workers.values():
             worker.process.terminate()
             worker.process.join()
-            for number in range(len(table.dsns)):
-                table.guarded(number, lambda c, _, w=worker: give_back(c, job.name, w.name))
+            _give_back(job, table, worker.name)
     return total
 
 

@@ -121,7 +121,7 @@ def _wait_for_answers(folder: Folder, dsns: tuple[str, ...], timeout_s: float) -
 def _wait_for_the_end(folder: Folder, shards: int) -> None:
     """Wait for the keeper to stop the servers, unless there are other users; if it was killed, start another."""
     deadline = time.monotonic() + _STOP_S
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and folder.root.exists():
         with explained(folder.root), folder.gate():
             last = folder.last()
             if last is None:
@@ -132,7 +132,8 @@ def _wait_for_the_end(folder: Folder, shards: int) -> None:
                     return
                 _start_keeper(folder, shards)
         time.sleep(0.02)
-    logging.getLogger(__name__).warning("the servers in %s did not stop within %d s", folder.root, _STOP_S)
+    if folder.root.exists():
+        logging.getLogger(__name__).warning("the servers in %s did not stop within %d s", folder.root, _STOP_S)
 
 
 def _guess(root: Path) -> str:

@@ -41,7 +41,7 @@ def blend(implied: Tensor, fresh: Tensor, start: float, t: Tensor) -> Tensor:
     """Noise of a state of time `start` that is noised on to t >= start: the implied at t = start, later less of it.
 
     The state at t is alpha x + b fresh with alpha = (1 - t) / (1 - start) and b^2 = t^2 - (alpha start)^2, so that a
-    state of the flow stays one; its noise (alpha start implied + b fresh) / t has variance 1 if both have. t broadcasts.
+    state of the flow stays one; its noise (alpha start implied + b fresh) / t has variance 1 if both do. t broadcasts.
     """
     kept = (1 - t) / (1 - start) * start / t
     return kept * implied + (1 - kept.square()).clamp(min=0).sqrt() * fresh
