@@ -38,13 +38,16 @@ def unpack(tokens: Tensor, grids: Grids, patch: int = 2) -> list[Tensor]:
 
 def per_token(values: Tensor, grids: Grids) -> Tensor:
     """`b` -> `s 1`: one value per image, repeated over its tokens."""
-    counts = torch.tensor([h * w for h, w in grids], device=values.device)
-    return values.repeat_interleave(counts)[:, None]
+    return values[_owners(grids, values.device)][:, None]
 
 
 def image_mean(tokens: Tensor, grids: Grids) -> Tensor:
     """`s f` -> `b`: mean over the tokens and features of each image."""
     counts = torch.tensor([h * w for h, w in grids], device=tokens.device)
-    index = torch.arange(len(counts), device=tokens.device).repeat_interleave(counts)
-    sums = torch.zeros(len(counts), dtype=tokens.dtype, device=tokens.device).index_add(0, index, tokens.mean(-1))
-    return sums / counts
+    sums = torch.zeros(len(grids), dtype=tokens.dtype, device=tokens.device)
+    return sums.index_add(0, _owners(grids, tokens.device), tokens.mean(-1)) / counts
+
+
+def _owners(grids: Grids, device: torch.device) -> Tensor:
+    """`s`: the image of each token; made on the host, so that nothing waits for the device."""
+    return torch.tensor([i for i, (h, w) in enumerate(grids) for _ in range(h * w)], device=device)
