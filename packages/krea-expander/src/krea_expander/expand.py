@@ -57,7 +57,7 @@ def expand(
 ) -> list[Expansion]:
     """`n` expansions of the prompt; asks the model at most `1 + retries` times and never raises for what it answers.
 
-    shots: worked examples before the wish, up to 3; models of less than about a billion parameters need them.
+    shots: worked examples before the wish, up to 3; the packaged SmolLM2-135M needs them.
     """
     if n < 1 or retries < 0 or level not in LEVELS or not 0 <= shots <= _EXAMPLES:
         rule = f"n from 1, retries from 0, shots from 0 to {_EXAMPLES}, level one of {LEVELS}"
@@ -90,7 +90,8 @@ def messages(prompt: str, level: Level, reasons: Sequence[str] = (), shots: int 
     asked: list[Message] = [{"role": "system", "content": f"{section('expand', 'system')}\n\n{how}"}]
     for i in range(shots):
         wish, _, caption = section("expand", f"example {i + 1}").partition("\n=>\n")
-        asked += [{"role": "user", "content": _wrapped(wish)}, {"role": "assistant", "content": caption}]
+        asked.append({"role": "user", "content": _wrapped(wish)})
+        asked.append({"role": "assistant", "content": caption})
     again = section("expand", "again").replace("{reasons}", "; ".join(reasons)) if reasons else ""
     asked.append({"role": "user", "content": f"{_wrapped(prompt)}\n\n{again}".rstrip()})
     return asked

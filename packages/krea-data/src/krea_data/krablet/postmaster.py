@@ -85,8 +85,8 @@ class Postmaster:
     def _has_listened(self) -> bool:
         """Whether it ever had its socket: then its lock file names the socket's folder."""
         try:
-            return len((self.data / "postmaster.pid").read_text("utf-8").splitlines()) > 4
-        except OSError:
+            return bool((self.data / "postmaster.pid").read_text("utf-8").splitlines()[4])
+        except (OSError, IndexError):
             return False
 
     def _pid(self) -> int:
@@ -118,6 +118,8 @@ class Postmaster:
                     f" set KRABLET_PG_BIN to a PostgreSQL {held}, or dump there and restore here"
                 )
             return
+        if self._started > float("-inf"):
+            raise ServerError(f"{self.data} was deleted while its server ran; start again for an empty one")
         fresh = self.data.with_suffix(".new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
