@@ -9,7 +9,7 @@ from torch import Tensor
 __all__ = ["Autoencoder", "Conditioning", "Grids", "TextEncoder", "Velocity"]
 
 Grids = Sequence[tuple[int, int]]
-"""Token rows and columns of each image of a batch; image i has grids[i][0] * grids[i][1] tokens."""
+"""Token rows and columns of each image of a batch; image i has rows times columns tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from krea_train import checkpoint
 
+torch.set_num_threads(1)  # threads do not survive a fork
+
 
 def write(folder: Path, pipe: int) -> None:
     """Save, prune, and report what is committed, for ever; every third step is saved twice."""
