@@ -5,8 +5,7 @@ import pytest
 import torch
 from krea_model.configs import tiny
 from krea_model.mmdit import MMDiT
-from krea_train.muon import orthogonalise
-from krea_train.optim import AdamW, Muon, Optimizer, decays, is_hidden, warmup_stable_decay
+from krea_train.optim import AdamW, Muon, Optimizer, decays, is_hidden, orthogonalise, warmup_stable_decay
 from torch import Tensor, nn
 
 

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw as adamw_update
 
-from krea_train.muon import Muon, Stack, stacks
 from krea_train.parallel import local, place
 
-__all__ = ["AdamW", "Muon", "Optimizer", "decays", "is_hidden", "warmup_stable_decay"]
+__all__ = ["AdamW", "Muon", "Optimizer", "decays", "is_hidden", "orthogonalise", "warmup_stable_decay"]
 
 HIDDEN = re.compile(r"(^|\.)(transformer_)?blocks\.\d+\.(attn|mlp|ff)\..*\.?weight$")
 
@@ -31,6 +31,21 @@ class AdamW:
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Muon:
+    """Settings of Muon with Nesterov momentum; updates have the size of AdamW's, so its rates carry over.
+
+    Source: Krea 2 technical report, section "Pretraining"; size matching from arXiv 2502.16982. `dtype` is that of the
+    orthogonalisation alone.
+    """
+
+    lr: float
+    momentum: float = 0.95
+    weight_decay: float = 0.01
+    iterations: int = 5
+    dtype: torch.dtype = torch.bfloat16
 
 
 def is_hidden(name: str, parameter: Tensor) -> bool:
@@ -79,18 +94,18 @@ class Optimizer:
             raise ValueError("the model has no parameter that requires a gradient")
         for (settings, factor, decay), named in groups.items():
             group = {"names": list(named), "params": list(named.values()), "settings": settings}
-            group |= {"lr": factor * settings.lr, "weight_decay": decay, "stacks": self._start(named, settings)}
-            self.param_groups.append(group)
+            self.param_groups.append(group | {"lr": factor * settings.lr, "weight_decay": decay})
+            self._start(named, settings)
 
-    def _start(self, named: Mapping[str, nn.Parameter], settings: AdamW | Muon) -> list[Stack]:
-        if isinstance(settings, Muon):
-            found = stacks(named)
-            self.state |= {name: {"momentum": view} for stack in found for name, view in stack.views().items()}
-            return found
+    def _start(self, named: Mapping[str, nn.Parameter], settings: AdamW | Muon) -> None:
         for name, p in named.items():
-            step = torch.zeros((), dtype=torch.float32, device=p.device)
-            self.state[name] = {"step": step, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
-        return []
+            if isinstance(settings, Muon):
+                if isinstance(p, DTensor):
+                    raise ValueError(f"Muon cannot update the sharded matrix {name!r}; use AdamW with FSDP")
+                self.state[name] = {"momentum": torch.zeros_like(p)}
+            else:
+                step = torch.zeros((), dtype=torch.float32, device=p.device)
+                self.state[name] = {"step": step, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -107,17 +122,16 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter that has a gradient; none of them, and no state, where `found_inf` is 1."""
         for group in self.param_groups:
-            if isinstance(group["settings"], AdamW):
-                self._step_adamw(group)
-            for stack in group["stacks"]:
-                skip = self.found_inf if self.found_inf is not None else stack.momentum.new_zeros(())
-                stack.step(group["settings"], group["lr"], group["weight_decay"], skip)
+            members = [(p, self.state[n]) for n, p in zip(group["names"], group["params"], strict=True)]
+            members = [(p, state) for p, state in members if p.grad is not None]
+            if not members:
+                continue
+            if isinstance(group["settings"], Muon):
+                self._step_muon(members, group)
+            else:
+                self._step_adamw(members, group)
 
-    def _step_adamw(self, group: dict[str, Any]) -> None:
-        members = [(p, self.state[n]) for n, p in zip(group["names"], group["params"], strict=True)]
-        members = [(p, state) for p, state in members if p.grad is not None]
-        if not members:
-            return
+    def _step_adamw(self, members: list[tuple[nn.Parameter, dict[str, Tensor]]], group: dict[str, Any]) -> None:
         beta1, beta2 = group["settings"].betas
         adamw_update(
             [local(p) for p, _ in members],
@@ -137,6 +151,34 @@ class Optimizer:
             maximize=False,
         )
 
+    def _step_muon(self, members: list[tuple[nn.Parameter, dict[str, Tensor]]], group: dict[str, Any]) -> None:
+        buckets: dict[tuple[int, ...], list[tuple[nn.Parameter, dict[str, Tensor]]]] = {}
+        for p, state in members:
+            buckets.setdefault(tuple(sorted(p.shape)), []).append((p, state))
+        for (_, size), bucket in buckets.items():
+            self._step_bucket(bucket, group, 0.2 * math.sqrt(size))
+
+    def _step_bucket(
+        self, bucket: list[tuple[nn.Parameter, dict[str, Tensor]]], group: dict[str, Any], scale: float
+    ) -> None:
+        """Update matrices of one shape, or its transpose, through one batched orthogonalisation."""
+        settings = group["settings"]
+        grads = torch.stack([_wide(p.grad) for p, _ in bucket if p.grad is not None])
+        old = torch.stack([_wide(state["momentum"]) for _, state in bucket])
+        rate = torch.tensor(group["lr"], dtype=torch.float32)
+        new = old.lerp(grads, 1 - settings.momentum)
+        if self.found_inf is not None:
+            bad = self.found_inf.bool()
+            new, grads = torch.where(bad, old, new), torch.where(bad, 0, grads)
+            rate = torch.where(bad, 0, group["lr"])
+        momenta = [_wide(state["momentum"]) for _, state in bucket]
+        torch._foreach_copy_(momenta, list(new.unbind()))  # pyright: ignore[reportPrivateImportUsage]
+        update = orthogonalise(grads.lerp(new, settings.momentum), settings.iterations, settings.dtype)
+        weights = [_wide(p) for p, _ in bucket]
+        keep, amount = (1 - rate * group["weight_decay"]).to(grads), (-scale * rate).to(grads)
+        torch._foreach_mul_(weights, keep)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_add_(weights, list((update.to(grads) * amount).unbind()))  # pyright: ignore[reportPrivateImportUsage]
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors by kind and parameter name."""
         kinds = ("step", "mean", "square", "momentum")
@@ -155,9 +197,27 @@ class Optimizer:
         for group in self.param_groups:
             kept = [(n, p) for n, p in zip(group["names"], group["params"], strict=True) if not n.startswith(prefix)]
             group["names"], group["params"] = [n for n, _ in kept], [p for _, p in kept]
-            for stack in group["stacks"]:
-                stack.drop(prefix)
         self.state = {name: state for name, state in self.state.items() if not name.startswith(prefix)}
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    """The matrix or its transpose, whichever has no more rows than columns."""
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+
+
+def orthogonalise(matrices: Tensor, iterations: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Nearest semi-orthogonal matrices, roughly, of a batch `b r c` with r <= c: singular values go to about 1.
+
+    Quintic Newton-Schulz iteration of Muon (kellerjordan.github.io/posts/muon).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices.to(dtype)
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, poly, x, beta=a)
+    return x
 
 
 def warmup_stable_decay(
