@@ -73,6 +73,12 @@ def test_a_prompt_is_faithful_to_itself_and_with_an_addition(prompt: str) -> Non
         assert missing(prompt, f"{prompt}, soft light") == ()
 
 
+def test_what_must_not_appear_is_no_claim_that_it_does() -> None:
+    kinds = {claim.kind for claim in claims("a street with no red cars")}
+    assert kinds == {"language", "negation", "subject"}
+    assert missing("a street with no red cars", "A quiet street at noon.") == ()
+
+
 def test_faithfulness_is_the_share_of_claims_kept() -> None:
     prompt = "three red cats"  # language, count, colour, subject
     assert len(claims(prompt)) == 4

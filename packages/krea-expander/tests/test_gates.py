@@ -19,6 +19,7 @@ BAD = [
     ("```\nA red apple\n```", "heading"),
     ("A red apple <think> hm", "markup"),
     ("A red apple <|im_end|>", "markup"),
+    ("<cat>A red apple", "markup"),
     ("Sure! A red apple.", "chat"),
     ("Here is your caption: a red apple", "chat"),
     ("A red apple. Let me know if you want changes.", "chat"),

@@ -92,6 +92,12 @@ def test_a_service_that_gives_one_at_a_time_is_asked_again(service: Service, end
     assert endpoint(WISH, 2, 7) == ["a", "b"]  # type: ignore[arg-type]
 
 
+def test_an_answer_that_was_cut_off_ends_with_a_sentence(service: Service, endpoint: Endpoint) -> None:
+    status, headers, text = chat("A red apple. It lies on")
+    service.answers = [(status, headers, text.replace('"index": 0', '"finish_reason": "length"'))]
+    assert endpoint(WISH, 1, 0) == ["A red apple."]  # type: ignore[arg-type]
+
+
 def test_waiting_as_long_as_asked(service: Service, endpoint: Endpoint) -> None:
     date = email.utils.formatdate(time.time() + 4, usegmt=True)
     service.answers = [

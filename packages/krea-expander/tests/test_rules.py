@@ -26,6 +26,7 @@ from krea_expander.rules import expand_by_rules, styles
         ("in 3d", "3D style"),
         ("🍎", "a red apple, flat style"),
         ("👩🏽\u200d🚀", "a woman and rocket, flat style"),
+        ('sign "3D zone"', 'a sign "3D zone", flat style'),
         ('sign "Flat Earth"', 'a sign "Flat Earth", flat style'),
         ('a sign that says "OPEN', 'a sign that says "OPEN, flat style'),
         ("eine rote Katze mit einem Hut", "eine rote Katze mit einem Hut, flat style"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from krea_expander.cut import whole_sentences
 from krea_expander.interfaces import LimitedError, Message, UnavailableError, UnusableError
 
 try:
@@ -103,12 +104,14 @@ def _texts(response: httpx.Response) -> list[str]:
     if status != 200:
         raise UnusableError(f"the service refuses the request with status {status}: {_excerpt(response)}")
     try:
-        texts = [choice["message"]["content"] or "" for choice in response.json()["choices"]]
+        choices = response.json()["choices"]
+        texts = [choice["message"]["content"] or "" for choice in choices]
     except (ValueError, KeyError, TypeError) as error:
         raise UnusableError(f"the answer has not the shape of a chat completion: {_excerpt(response)}") from error
     if not texts or not all(isinstance(text, str) for text in texts):
         raise UnusableError("the service gave no choices; check that the model can chat")
-    return texts
+    cut = [choice.get("finish_reason") == "length" for choice in choices]
+    return [whole_sentences(text) if short else text for text, short in zip(texts, cut, strict=True)]
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from krea_expander.cut import whole_sentences
 from krea_expander.interfaces import Message
 
 try:
@@ -53,7 +54,9 @@ class LocalModel:
             out = self.model.generate(
                 **tokens, do_sample=True, num_return_sequences=n, pad_token_id=end, **self.settings
             )
-        return self.tokenizer.batch_decode(out[:, start:], skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(out[:, start:], skip_special_tokens=True)
+        ended = (out[:, start:] == end).any(1).tolist()
+        return [text if done else whole_sentences(text) for text, done in zip(texts, ended, strict=True)]
 
 
 def packaged(**settings: Any) -> LocalModel:
