@@ -68,7 +68,8 @@ def test_every_stage_left_its_facts(finished: Path) -> None:
     assert curated["rows"] == 40
     assert 0 < curated["kept"] <= 40
     assert all(1 <= one["rank"] <= judged["concepts"] for one in judged["samples"])
-    assert judged["trained"]["count"] >= 1
+    assert [*judged["stages"]] == ["sft", "preference"]
+    assert judged["stages"]["preference"]["trained"]["count"] >= 1
 
 
 def test_the_model_folder_draws(finished: Path) -> None:

@@ -5,7 +5,9 @@ import torch
 from diffusers.pipelines.krea2.pipeline_krea2 import Krea2Pipeline
 from hypothesis import given
 from hypothesis import strategies as st
-from krea_model.packing import image_mean, pack, per_token, unpack
+from krea_model.interfaces import Conditioning
+from krea_model.packing import image_mean, level, pack, per_token, unpack
+from krea_model.testing import tiny_model
 
 SIDES = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=4)
 
@@ -42,3 +44,16 @@ def test_values_per_image_go_to_its_tokens_and_means_come_back():
     assert torch.equal(image_mean(spread.expand(-1, 7), grids), values)
     tokens = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(image_mean(tokens, grids), torch.stack([tokens[:2].mean(), tokens[2:].mean()]))
+
+
+@pytest.mark.parametrize("extra", [0, 7])
+def test_a_levelled_batch_has_whole_blocks_of_tokens_and_the_same_velocity(extra):
+    model = tiny_model()
+    lengths, grids = (3, 16 - extra, 5), [(2, 4), (4, 4), (2, 8)]
+    states = torch.randn(sum(lengths), model.config.txtlayers, model.config.txtdim)
+    cond, t = Conditioning(states, lengths), torch.tensor([0.1, 0.5, 0.9])
+    x = torch.randn(40, model.config.token_features)
+    new_t, new_cond, new_grids = level(t, cond, grids)
+    assert (sum(new_cond.lengths) + 40) % 64 == 0
+    assert (len(new_t), len(new_grids)) == ((3, 3) if not extra else (4, 4))
+    torch.testing.assert_close(model(x, new_t, new_cond, new_grids), model(x, t, cond, grids), rtol=0, atol=1e-5)

@@ -215,6 +215,18 @@ def test_a_failure_saves_nothing_and_frees_the_folder(tmp_path: Path):
         pass
 
 
+def test_a_checkpoint_of_another_model_is_refused_and_left_alone(tmp_path: Path):
+    def run(features: int) -> State:
+        net = nn.Linear(features, 2)
+        optimizer = Optimizer(net, AdamW(lr=0.1))
+        return fit(net, Squares(count=1), Spoiled(()), optimizer, Settings(steps=2, folder=tmp_path))
+
+    run(3)
+    with pytest.raises(ValueError, match="of another model: 'weight' is"):
+        run(4)
+    assert run(3).step == 2
+
+
 def test_a_run_falls_back_to_the_checkpoint_before_a_damaged_one(tmp_path: Path):
     def run(steps: int) -> State:
         net = nn.Linear(3, 2)

@@ -20,8 +20,10 @@ def expected(preset: Preset) -> dict[str, float]:
     whole = sum(work.values())
     training = 60 * preset.minutes * 0.62
     rest = {"fetch": 45.0, "curate": 20 + preset.rows / 60, "autoencoder": preset.autoencoder_steps * 0.05}
-    rest |= {"encode": preset.concepts * 0.15, "judge": 20 + preset.evals * 0.2}
-    return rest | {name: training * share / whole for name, share in work.items()}
+    rest |= {"encode": preset.concepts * 0.03} | {name: training * share / whole for name, share in work.items()}
+    tuning = preset.preference
+    rest |= {"space": preset.concepts * 0.1, "pairs": tuning.prompts * tuning.group * 0.08}
+    return rest | {tuning.name: 3 + tuning.steps * 0.4, "judge": 5 + preset.evals * 0.2}
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Pictures of a model in training: prompts against seeds on one sheet, the same noise after every stage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ def draw(
     side_px: int,
     steps: int,
     guidance: float,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
     """Pictures `b 3 H W`, uint8; each depends on its own prompt and seed alone."""
     dtype = autocast_dtype()
@@ -44,6 +45,7 @@ def draw(
             x = sample(model, x, text(part), grids, steps=steps, mu=0.0, guidance=guidance, uncond=empty)
         images = autoencoder.decode(torch.stack(unpack(x.float(), grids, model.config.patch)))
         parts.append(((images + 1) * 127.5).round().clamp(0, 255).byte())
+        on_progress(min(start + BATCH, len(prompts)), len(prompts))
     return torch.cat(parts)
 
 

@@ -16,7 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["Judge", "Space", "fit_space", "ranks"]
+__all__ = ["Judge", "Space", "Tell", "fit_space", "ranks"]
+
+Tell = Callable[[int, int], None]
+"""Told how many pictures are done, of how many."""
 
 LAYER = "Reshape:0"  # the pooled features before the classifier, 1,024 numbers
 MEAN_BGR = np.array([104, 117, 123], dtype=np.float32)
@@ -34,7 +37,7 @@ class Judge:
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(data + _one_more_output(LAYER), options)
 
-    def __call__(self, images: Tensor, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Tensor:
+    def __call__(self, images: Tensor, on_progress: Tell = lambda done, total: None) -> Tensor:
         """Pictures are enlarged to the 224 pixels that the network was trained at."""
         found = []
         for number, part in enumerate(images.split(8)):
@@ -69,6 +72,10 @@ class Space:
         """`b f` -> unit vectors `b e`."""
         found = ((features - self.mean) / self.scale) @ self.weight + self.bias
         return torch.nn.functional.normalize(found, dim=-1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its parts by name, to be kept in a file."""
+        return {"mean": self.mean, "scale": self.scale, "weight": self.weight, "bias": self.bias}
 
 
 def fit_space(features: Tensor, embeddings: Tensor, ridge: float = 300.0) -> Space:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from krea_model.configs import Config
 from krea_model.smallae import Sizes
 
-__all__ = ["PRESETS", "Preset", "Stage", "nano", "small", "smoke"]
+__all__ = ["PRESETS", "Pairwise", "Preset", "Stage", "nano", "small", "smoke"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +28,25 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Pairwise:
+    """The stage that learns from pairs of pictures of one prompt.
+
+    prompts: how many are drawn; group: pictures of each. batch: pairs in a step. beta: sharpness of the comparison;
+    anchor: weight of flow matching on the winners.
+    """
+
+    name: str = "preference"
+    side_px: int = 64
+    prompts: int = 128
+    group: int = 4
+    steps: int = 80
+    batch: int = 32
+    lr: float = 1e-4
+    beta: float = 40.0
+    anchor: float = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
     """Everything that decides what a quickstart does, besides its seed.
 
@@ -42,6 +61,7 @@ class Preset:
     autoencoder: Sizes
     autoencoder_steps: int
     stages: tuple[Stage, ...]
+    preference: Pairwise = Pairwise()
     batch: int = 64
     evals: int = 96
     guidance: float = 2.0
@@ -98,6 +118,7 @@ def small() -> Preset:
             replace(second, steps=2800),
             replace(third, steps=2000, decay=2000),
         ),
+        preference=Pairwise(prompts=384, steps=200),
         evals=256,
         minutes=60.0,
     )
@@ -119,6 +140,7 @@ def smoke() -> Preset:
             replace(second, steps=8, warmup=2),
             replace(third, steps=6, decay=6),
         ),
+        preference=Pairwise(prompts=4, group=2, steps=4, batch=2),
         batch=8,
         evals=6,
         sample_steps=3,

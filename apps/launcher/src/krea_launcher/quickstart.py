@@ -1,6 +1,7 @@
 """The main job, stage by stage: real pictures in, a model that draws out. Read this file first.
 
-fetch -> curate -> autoencoder -> encode -> pretrain at two resolutions -> sft -> judge -> report
+fetch -> curate -> autoencoder -> encode -> pretrain at two resolutions -> sft ->
+joint space -> preference -> judge -> report
 
 Each stage leaves its facts in the run's folder when it is finished, so the same command goes on where it stopped.
 """
@@ -12,24 +13,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from krea_data import demo
-from krea_data.demo import withheld_concept, withheld_pair
 from krea_data.loader import Batches
 from krea_data.shards import index
 from krea_data.tasks.caption import medium
 from krea_model import bundle
+from krea_model.mmdit import MMDiT
 from krea_model.textcache import TextCache
 from torch import Tensor
 
-from krea_launcher import corpus, draw, encode, ranking, train
+from krea_launcher import asking, corpus, draw, encode, prefer, ranking, train
 from krea_launcher.presets import Preset, Stage
 from krea_launcher.progress import Progress
 from krea_launcher.report import page
 from krea_launcher.run import Run
 
 __all__ = ["Quickstart"]
-
-SHOWN = ("red apple", "green apple", "rocket", "tiger face", "sunflower", "pizza", "house", "guitar", "owl", "cactus")
 
 
 class Quickstart:
@@ -40,18 +40,32 @@ class Quickstart:
 
     def __call__(self) -> Path:
         """Do what is not done; returns the report."""
-        names = ["fetch", "curate", "autoencoder", "encode", *(stage.name for stage in self.preset.stages), "judge"]
-        works = [self.fetch, self.curate, self.autoencoder, self.encode]
-        works += [lambda s=stage, b=before: self.train(s, b) for before, stage in self.pairs()]
-        for name, work in zip(names, [*works, self.judge], strict=True):
+        for name, work in self.stages().items():
             with self.progress.stage(name):
                 self.run.stage(name, work)
         self.bundle()
         return self.report()
 
-    def pairs(self) -> list[tuple[Stage | None, Stage]]:
-        """Every training stage with the one before it."""
-        return list(zip([None, *self.preset.stages], self.preset.stages, strict=False))
+    def stages(self) -> dict[str, Callable[[], Mapping[str, Any]]]:
+        """What is done, in this order."""
+        flow = self.preset.stages
+        training = zip([None, *flow], flow, strict=False)
+        return {
+            "fetch": self.fetch,
+            "curate": self.curate,
+            "autoencoder": self.autoencoder,
+            "encode": self.encode,
+            **{stage.name: lambda s=stage, b=before: self.train(s, b) for before, stage in training},
+            "space": self.space,
+            "pairs": self.pairs,
+            self.preset.preference.name: self.preference,
+            "judge": self.judge,
+        }
+
+    @property
+    def drawn(self) -> list[str]:
+        """The stages after which a sheet is drawn."""
+        return [*(stage.name for stage in self.preset.stages), self.preset.preference.name]
 
     def fact(self, stage: str) -> dict[str, Any]:
         """What a stage that must be finished has found out."""
@@ -78,7 +92,7 @@ class Quickstart:
     def encode(self) -> Mapping[str, Any]:
         """Encode all captions and prompts."""
         fitted = [text for one in self.records if self.keep(one) for text in one["captions"].values()]
-        wanted = ["", *fitted, *self.prompts, *(medium({**p, "label": p["concept"]}) for p in self.questions)]
+        wanted = ["", *fitted, *self.prompts, *map(asking.prompt_of, self.candidates)]
         tell = lambda done, total: self.progress.tick("encode captions", done, total)  # noqa: E731
         folder = self.run.path("text", "x").parent
         return encode.encode_text(wanted, fitted, folder, self.preset.config.txtdim, tell)
@@ -94,30 +108,56 @@ class Quickstart:
             autoencoder=self.coder,
         )
         facts = train.train(inputs, self.preset, stage, before, self.seed, self.on_step(stage.name))
-        self.sheet(stage)
+        self.sheet(stage.name)
         return facts
 
-    def sheet(self, stage: Stage) -> None:
+    def space(self) -> Mapping[str, Any]:
+        """Fit the joint space of pictures and words that ranks samples."""
+        return ranking.fitted(self, self.run.path("space", "x").parent)
+
+    def pairs(self) -> Mapping[str, Any]:
+        """Draw groups of pictures for prompts that were trained on, and pair the best of each with its worst."""
+        asked = {one["id"] for one in self.questions}
+        seen = [one for one in self.candidates if not one["withheld"] and one["id"] not in asked]
+        wanted = asking.spread(seen or self.questions, self.preset.preference.prompts)
+        return prefer.pairs(self.preferring, self.preset, [(asking.prompt_of(one), one["concept"]) for one in wanted])
+
+    def preference(self) -> Mapping[str, Any]:
+        """Learn from the pairs and draw a sheet."""
+        stage = self.preset.preference
+        model = self.model(self.preset.stages[-1].name)
+        facts = prefer.train(
+            self.preferring, stage, model, self.preset.config.patch, self.seed, self.on_step(stage.name)
+        )
+        self.sheet(stage.name)
+        return facts
+
+    def sheet(self, stage: str) -> None:
         """Draw the same prompts from the same noise after a stage."""
         seeds = range(4)
         pairs = [(prompt, seed) for prompt in self.prompts for seed in seeds]
         images = self.samples(stage, pairs)
         rows = [(prompt, list(images[i * 4 : i * 4 + 4])) for i, prompt in enumerate(self.prompts)]
-        note = f"{stage.name}: first column the corpus's own picture, then seeds 0 to 3"
-        draw.sheet(rows, self.references(self.prompts), note=note).save(self.run.path("sheets", f"{stage.name}.png"))
+        note = f"{stage}: first column the corpus's own picture, then seeds 0 to 3"
+        draw.sheet(rows, self.references(self.prompts), note=note).save(self.run.path("sheets", f"{stage}.png"))
 
-    def samples(self, stage: Stage, pairs: Sequence[tuple[str, int]]) -> Tensor:
+    def model(self, stage: str) -> MMDiT:
+        """The averaged weights of a finished stage."""
+        return train.load_model(self.preset, self.run.folder / stage / "average.safetensors", 0)
+
+    def samples(self, stage: str, pairs: Sequence[tuple[str, int]]) -> Tensor:
         """Pictures of (prompt, seed) pairs by the averaged weights of a stage."""
-        model = train.load_model(self.preset, self.run.folder / stage.name / "average.safetensors", 0).eval()
+        sides = {one.name: one.side_px for one in (*self.preset.stages, self.preset.preference)}
         return draw.draw(
-            model,
+            self.model(stage).eval(),
             self.text,
             self.coder,
             [prompt for prompt, _ in pairs],
             [seed for _, seed in pairs],
-            side_px=stage.side_px,
+            side_px=sides[stage],
             steps=self.preset.sample_steps,
             guidance=self.preset.guidance,
+            on_progress=lambda done, total: self.progress.tick(f"draw after {stage}", done, total),
         )
 
     def judge(self) -> Mapping[str, Any]:
@@ -126,7 +166,7 @@ class Quickstart:
 
     def bundle(self) -> Path:
         """Put the last stage's averaged weights into a folder that `krea-sample --model` draws from."""
-        last = self.preset.stages[-1]
+        last = self.preset.preference
         about = {
             "data": "demo corpus: Fluent emoji (MIT), Noto emoji (Apache-2.0), Twemoji (CC BY 4.0)",
             "recipe": f"quickstart, preset {self.preset.name}, seed {self.seed}",
@@ -136,7 +176,7 @@ class Quickstart:
         }
         return bundle.save(
             self.run.folder / "model",
-            model=train.load_model(self.preset, self.run.folder / last.name / "average.safetensors", 0),
+            model=self.model(last.name),
             reduction=encode.load_text(self.run.folder / "text")[1],
             autoencoder=self.coder,
             defaults=bundle.Defaults(
@@ -151,7 +191,36 @@ class Quickstart:
 
     def on_step(self, name: str) -> Callable[[int, int, Mapping[str, float]], None]:
         """A log that moves the bar of a stage."""
-        return lambda step, total, metrics: self.progress.tick(f"{name}, loss {metrics['loss']:.3f}", step, total)
+
+        def tell(step: int, total: int, metrics: Mapping[str, float]) -> None:
+            what = next(key for key in ("loss", "accuracy") if key in metrics)
+            self.progress.tick(f"{name}, {what} {metrics[what]:.3f}", step, total)
+
+        return tell
+
+    @property
+    def preferring(self) -> prefer.Inputs:
+        """What the preference stage is given."""
+        before = self.preset.stages[-1].name
+        tell = lambda done, total: self.progress.tick("look at samples", done, total)  # noqa: E731
+        return prefer.Inputs(
+            folder=self.run.path(self.preset.preference.name, "x").parent,
+            draw=lambda pairs: self.samples(before, pairs),
+            real=self.real,
+            score=lambda images, concepts: self.yardstick.margins(images, concepts, tell),
+            text=self.text,
+            autoencoder=self.coder,
+        )
+
+    @cached_property
+    def yardstick(self) -> ranking.Ranking:
+        """The joint space of this run."""
+        return ranking.load_ranking(self.run.folder / "space", self.fact("space")["concepts"])
+
+    def real(self, prompts: Sequence[str]) -> Tensor:
+        """The corpus's own pictures of prompts, `b 3 H W`, uint8."""
+        known = self.references(prompts)
+        return torch.stack([known[prompt] for prompt in prompts])
 
     @property
     def shards(self) -> Path:
@@ -184,29 +253,21 @@ class Quickstart:
         return encode.load_text(self.run.folder / "text")[0]
 
     @cached_property
+    def candidates(self) -> list[dict[str, Any]]:
+        """What may be drawn and ranked: concept, style, row id, and whether the pair was withheld."""
+        return asking.candidates(self.records, self.vocabulary)
+
+    @cached_property
     def questions(self) -> list[dict[str, Any]]:
-        """What is drawn and ranked at the end: concept, style, row id, and whether the pair was withheld."""
-        chosen = set(self.vocabulary)
-        found = []
-        for record in self.records:
-            concept, style = record["meta"]["concept"], record["meta"]["style"]
-            if concept in chosen and not withheld_concept(concept):
-                held = withheld_pair(concept, style)
-                found.append({"concept": concept, "style": style, "id": record["id"], "withheld": held})
-        found.sort(key=lambda one: one["id"])
-        seen = [one for one in found if not one["withheld"]]
-        step = max(1, len(seen) // self.preset.evals)
-        return [one for one in found if one["withheld"]] + seen[::step][: self.preset.evals]
+        """What is ranked at the end: all withheld pairs, and some that were trained on."""
+        seen = [one for one in self.candidates if not one["withheld"]]
+        held = [one for one in self.candidates if one["withheld"]]
+        return [*held, *asking.spread(seen, self.preset.evals)]
 
     @cached_property
     def prompts(self) -> list[str]:
-        """The prompts of the sheets: well-known concepts in turn through the styles, then some withheld ones."""
-        chosen = set(self.vocabulary)
-        shown = [c for c in SHOWN if c in chosen] or list(self.vocabulary[:6])
-        prompts = [f"{concept}, {demo.STYLES[i % len(demo.STYLES)]}" for i, concept in enumerate(shown)]
-        pairs = [f"{c}, {s}" for c in self.vocabulary for s in demo.STYLES if withheld_pair(c, s)]
-        whole = [f"{c}, {demo.STYLES[1]}" for c in self.vocabulary if withheld_concept(c)]
-        return list(dict.fromkeys([*prompts, *pairs[:4], *whole[:2]]))
+        """The prompts of the sheets."""
+        return asking.sheet_prompts(self.vocabulary)
 
     def references(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """The corpus's own pictures `3 H W` of prompts, where it has them."""

@@ -1,66 +1,104 @@
 """The figures of a run: ranks of its samples, beside those of real pictures and of chance."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from krea_data.loader import Batches
-from krea_data.tasks.caption import medium
 from krea_model.minilm import MiniLM
+from krea_model.weights import write_tensors
+from safetensors.torch import load_file
 from torch import Tensor
 
-from krea_launcher.judge import Judge, fit_space, ranks
+from krea_launcher.asking import prompt_of
+from krea_launcher.judge import Judge, Space, Tell, fit_space, ranks
 
 if TYPE_CHECKING:
     from krea_launcher.quickstart import Quickstart
 
-__all__ = ["judged", "summary"]
+__all__ = ["Ranking", "fitted", "judged", "load_ranking", "summary"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Pictures against the concepts of a run. targets `n e`: the embeddings of the concepts."""
+
+    judge: Judge
+    space: Space
+    targets: Tensor
+    concepts: Sequence[str]
+
+    def numbers(self, concepts: Sequence[str]) -> list[int]:
+        """The row of each concept in `targets`."""
+        rows = {concept: row for row, concept in enumerate(self.concepts)}
+        return [rows[concept] for concept in concepts]
+
+    def places(self, images: Tensor, concepts: Sequence[str], tell: Tell) -> list[int]:
+        """The place of each picture's own concept among all, 1 is best; images `b 3 H W`, uint8."""
+        return ranks(self.space(self.judge(images, tell)), self.numbers(concepts), self.targets)
+
+    def margins(self, images: Tensor, concepts: Sequence[str], tell: Tell) -> Tensor:
+        """How much nearer each picture is to its own concept than to the nearest other one, `b`, in cosines."""
+        near = self.space(self.judge(images, tell)) @ self.targets.T
+        own = Tensor(self.numbers(concepts)).long()[:, None]
+        return (near.gather(1, own) - near.scatter(1, own, -1).amax(1, keepdim=True)).squeeze(1)
+
+
+def fitted(work: "Quickstart", folder: Path) -> dict[str, Any]:
+    """Fit the joint space on the real pictures that were trained on; those of withheld pairs are its own test."""
+    judge = Judge()
+    kept = [one for one in work.records if work.keep(one) and one["meta"]["concept"] in work.vocabulary]
+    concepts = sorted({one["meta"]["concept"] for one in kept})
+    held = [one for one in work.questions if one["withheld"] and one["concept"] in concepts]
+    names = {one["id"] for one in [*kept, *held]}
+    batch = Batches(work.shards, len(names), keep=lambda one: one["id"] in names).at(0)
+    found = judge(batch.images, lambda done, total: work.progress.tick("look at real pictures", done, total))
+    place = {one: row for row, one in enumerate(batch.ids)}
+    tags = {one["meta"]["concept"]: ", ".join([one["meta"]["concept"], *one["meta"].get("tags", [])]) for one in kept}
+    targets = MiniLM().embed([tags[concept] for concept in concepts])
+    own = targets[[concepts.index(one["meta"]["concept"]) for one in kept]]
+    space = fit_space(found[[place[one["id"]] for one in kept]], own)
+    write_tensors(folder / "space.safetensors", {**space.tensors(), "targets": targets}, {})
+    seen = space(found[[place[one["id"]] for one in held]]) if held else targets[:0]
+    ceiling = ranks(seen, [concepts.index(one["concept"]) for one in held], targets) if held else []
+    return {"concepts": concepts, "real_withheld": summary(ceiling, len(concepts))}
+
+
+def load_ranking(folder: Path, concepts: Sequence[str]) -> Ranking:
+    """What `fitted` left."""
+    tensors = load_file(folder / "space.safetensors")
+    targets = tensors.pop("targets")
+    return Ranking(Judge(), Space(**tensors), targets, concepts)
 
 
 def judged(work: "Quickstart") -> dict[str, Any]:
-    """Draw every question once with the last stage, rank all, and keep the pictures' ranks by prompt.
+    """Draw every question with the last stage and with the one before, rank all, keep the last ranks by prompt.
 
-    The space is fitted on the real pictures that were trained on; those of withheld pairs are its own test.
+    Withheld pairs are few and are drawn four times each.
     """
-    judge, tell = Judge(), work.progress.tick
-    kept = [one for one in work.records if work.keep(one) and one["meta"]["concept"] in work.vocabulary]
-    withheld = [one for one in work.questions if one["withheld"]]
-    names = {one["id"] for one in kept} | {one["id"] for one in withheld}
-    batch = Batches(work.shards, len(names), keep=lambda one: one["id"] in names).at(0)
-    found = judge(batch.images, lambda done, total: tell("look at real pictures", done, total))
-    place = {one: row for row, one in enumerate(batch.ids)}
-    concepts = sorted({one["meta"]["concept"] for one in kept})
-    tags = {one["meta"]["concept"]: ", ".join([one["meta"]["concept"], *one["meta"].get("tags", [])]) for one in kept}
-    targets = MiniLM().embed([tags[concept] for concept in concepts])
-    own = [concepts.index(one["meta"]["concept"]) for one in kept]
-    space = fit_space(found[[place[one["id"]] for one in kept]], targets[own])
-    questions = [one for one in work.questions if one["concept"] in tags]
-    images = _drawn(work, questions)
-    answers = ranks(
-        space(judge(images, lambda done, total: tell("look at samples", done, total))),
-        [concepts.index(one["concept"]) for one in questions],
-        targets,
-    )
-    real = [one for one in withheld if one["concept"] in tags]
-    ceiling: list[int] = []
-    if real:
-        seen = space(found[[place[one["id"]] for one in real]])
-        ceiling = ranks(seen, [concepts.index(one["concept"]) for one in real], targets)
-    samples = [{**one, "rank": rank} for one, rank in zip(questions, answers, strict=True)]
+    known = work.yardstick.concepts
+    questions = [one for one in work.questions if one["concept"] in known for _ in range(4 if one["withheld"] else 1)]
+    pairs = [(prompt_of(one), 1000 + i) for i, one in enumerate(questions)]
+    found = {}
+    for stage in work.drawn[-2:]:
+        images = work.samples(stage, pairs)
+        tell = lambda done, total: work.progress.tick("look at samples", done, total)  # noqa: E731
+        places = work.yardstick.places(images, [one["concept"] for one in questions], tell)
+        found[stage] = [{**one, "rank": rank} for one, rank in zip(questions, places, strict=True)]
     return {
-        "concepts": len(concepts),
-        "samples": samples,
-        "trained": summary([one["rank"] for one in samples if not one["withheld"]], len(concepts)),
-        "withheld": summary([one["rank"] for one in samples if one["withheld"]], len(concepts)),
-        "real_withheld": summary(ceiling, len(concepts)),
+        "concepts": len(known),
+        "samples": found[work.drawn[-1]],
+        "stages": {stage: _by_kind(samples, len(known)) for stage, samples in found.items()},
     }
 
 
-def _drawn(work: "Quickstart", questions: Sequence[Mapping[str, Any]]) -> Tensor:
-    prompts = [medium({**one, "label": one["concept"]}) for one in questions]
-    work.progress.tick(f"draw {len(prompts)} samples", 0, 1)
-    images = work.samples(work.preset.stages[-1], [(prompt, 1000 + i) for i, prompt in enumerate(prompts)])
-    return images
+def _by_kind(samples: Sequence[Mapping[str, Any]], concepts: int) -> dict[str, Any]:
+    return {
+        "trained": summary([one["rank"] for one in samples if not one["withheld"]], concepts),
+        "withheld": summary([one["rank"] for one in samples if one["withheld"]], concepts),
+    }
 
 
 def summary(found: Sequence[int], concepts: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The tests that every `Table` has to pass: subclass `TableContract` in a test module."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -31,15 +32,15 @@ class FullTable(WorkTable, Protocol):
     def stats(self) -> dict[str, Stats]: ...
 
 
-class TableContract:
+class TableContract(ABC):
     """What every table does. A subclass in a test module gives the fixture `table`, empty, and `elapse`.
 
     The table must allow 3 attempts or more and wait for less than `_LEASE_S` before another one.
     """
 
+    @abstractmethod
     def elapse(self, table: Any, seconds: float) -> None:
         """Let the table believe that so much time has passed."""
-        raise NotImplementedError
 
     def claim(self, table: FullTable, task: Task, limit: int = 1000, worker: str = "w") -> dict[str, Claim]:
         """Claimed rows by id."""

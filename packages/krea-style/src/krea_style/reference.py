@@ -1,9 +1,9 @@
 """Reference pictures with strengths, and how several become one style.
 
 A `Style` is what the model listens to: tokens of every reference and one number per reference that scales its
-influence. The influence is linear in that number: 0 is none, exactly; -1 pushes away from the style as far as 1 pulls
-towards it; and mixing styles is adding references with scaled numbers. Strengths run from -2 to 2 and there are at
-most 10 references, as in Krea's product.
+influence. What each block of the model gains is linear in that number: 0 is nothing, exactly; negative numbers push
+away from the style; and mixing styles is adding references with scaled numbers. Strengths run from -2 to 2 and there
+are at most 10 references, as in Krea's product.
 """
 
 import math

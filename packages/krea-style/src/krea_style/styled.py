@@ -1,9 +1,10 @@
 """A Velocity that listens to style: a small attention from image tokens to style tokens after every block.
 
 The base model's weights are not touched and not owned: the state of a `StyledMMDiT` is the style module alone. Style
-goes through an attention of its own rather than through the text sequence for three reasons: its influence is linear
-in the strength (the base normalises every token, so scaling tokens in the sequence would do nothing), references do
-not compete with the words of the prompt, and style tokens have no position, so no image token is nearer to one.
+goes through an attention of its own rather than through the text sequence for three reasons: what a block gains is
+linear in the strength (the base normalises every token, so scaling tokens in the sequence would do little),
+references do not compete with the words of the prompt, and style tokens have no position, so no image token is nearer
+to one than another.
 """
 
 import hashlib

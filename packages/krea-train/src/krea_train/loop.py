@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -72,15 +72,13 @@ def fit(
     gradient is not finite is skipped. Raises FloatingPointError when that goes on for 50 steps.
     """
     state = State(model=model, optimizer=optimizer, batches=batches, average=average)
-    rates = [group["lr"] for group in optimizer.param_groups]
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     device = trained[0].device.type
-    with Keeper(settings, state) as keeper, Signals() as signals:
+    with Signals() as signals, scheduled(optimizer, settings.schedule) as set_rates, Keeper(settings, state) as keeper:
         stream, window, guard = iter(batches), Window(), Guard(optimizer)
         while state.step < settings.steps and state.ended is None:
             batch = take(stream, state.step)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * settings.schedule(state.step)
+            set_rates(state.step)
             with torch.autocast(device, settings.autocast, enabled=settings.autocast is not None):
                 loss, metrics = objective(model, batch, state.step)
             loss.backward()
@@ -95,9 +93,25 @@ def fit(
                 report(log, state.step, window.read() | {"lr": optimizer.param_groups[0]["lr"]})
                 guard.check(state.step)
             keeper.keep(signals.received or ("stop" if stop is not None and stop(state.step) else None))
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
     return state
+
+
+@contextmanager
+def scheduled(optimizer: Optimizer, schedule: Callable[[int], float]) -> Iterator[Callable[[int], None]]:
+    """Gives a function that sets every learning rate for a step, and afterwards the rates that were there before.
+
+    They are read before a checkpoint is, so that they come from the code.
+    """
+    rates = [group["lr"] for group in optimizer.param_groups]
+
+    def set_rates(factor: float) -> None:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+
+    try:
+        yield lambda step: set_rates(schedule(step))
+    finally:
+        set_rates(1.0)
 
 
 def take(stream: Iterator[Batch], step: int) -> Batch:
@@ -156,14 +170,16 @@ class Keeper:
         folder = self.settings.folder
         if folder is None:
             return self
-        if rank() == 0:
-            self.stack.enter_context(checkpoint.claim(folder))
-        agree(0)
-        path = checkpoint.newest(folder)
-        if path is not None:
-            self.state.load_state_dict(checkpoint.load(path, hashes=False))
-            self.saved = self.state.step
-            logger.info("resumed from %s", path)
+        with ExitStack() as stack:
+            if rank() == 0:
+                stack.enter_context(checkpoint.claim(folder))
+            agree(0)  # the others wait until leftovers are cleared
+            path = checkpoint.newest(folder)
+            if path is not None:
+                self.state.load_state_dict(checkpoint.load(path, hashes=False))
+                self.saved = self.state.step
+                logger.info("resumed from %s", path)
+            self.stack = stack.pop_all()
         self.last = time.monotonic()
         return self
 

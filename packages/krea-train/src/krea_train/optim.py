@@ -152,32 +152,25 @@ class Optimizer:
         )
 
     def _step_muon(self, members: list[tuple[nn.Parameter, dict[str, Tensor]]], group: dict[str, Any]) -> None:
-        buckets: dict[tuple[int, ...], list[tuple[nn.Parameter, dict[str, Tensor]]]] = {}
+        """Update matrices of one shape through one batched orthogonalisation."""
+        buckets: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
         for p, state in members:
-            buckets.setdefault(tuple(sorted(p.shape)), []).append((p, state))
-        for (_, size), bucket in buckets.items():
-            self._step_bucket(bucket, group, 0.2 * math.sqrt(size))
+            buckets.setdefault(p.shape, []).append((p, state["momentum"]))
+        for bucket in buckets.values():
+            self._step_bucket(bucket, group)
 
-    def _step_bucket(
-        self, bucket: list[tuple[nn.Parameter, dict[str, Tensor]]], group: dict[str, Any], scale: float
-    ) -> None:
-        """Update matrices of one shape, or its transpose, through one batched orthogonalisation."""
-        settings = group["settings"]
-        grads = torch.stack([_wide(p.grad) for p, _ in bucket if p.grad is not None])
-        old = torch.stack([_wide(state["momentum"]) for _, state in bucket])
-        rate = torch.tensor(group["lr"], dtype=torch.float32)
-        new = old.lerp(grads, 1 - settings.momentum)
-        if self.found_inf is not None:
-            bad = self.found_inf.bool()
-            new, grads = torch.where(bad, old, new), torch.where(bad, 0, grads)
-            rate = torch.where(bad, 0, group["lr"])
-        momenta = [_wide(state["momentum"]) for _, state in bucket]
-        torch._foreach_copy_(momenta, list(new.unbind()))  # pyright: ignore[reportPrivateImportUsage]
-        update = orthogonalise(grads.lerp(new, settings.momentum), settings.iterations, settings.dtype)
-        weights = [_wide(p) for p, _ in bucket]
-        keep, amount = (1 - rate * group["weight_decay"]).to(grads), (-scale * rate).to(grads)
-        torch._foreach_mul_(weights, keep)  # pyright: ignore[reportPrivateImportUsage]
-        torch._foreach_add_(weights, list((update.to(grads) * amount).unbind()))  # pyright: ignore[reportPrivateImportUsage]
+    def _step_bucket(self, bucket: list[tuple[nn.Parameter, Tensor]], group: dict[str, Any]) -> None:
+        settings, first = group["settings"], bucket[0][0]
+        bad = torch.zeros((), device=first.device) if self.found_inf is None else self.found_inf
+        update = torch.empty(len(bucket), *first.shape, dtype=settings.dtype, device=first.device)
+        for row, (p, momentum) in zip(update, bucket, strict=True):
+            grad = torch.where(bad.bool(), momentum, p.grad)  # the momentum on its way to itself keeps every bit
+            momentum.lerp_(grad, 1 - settings.momentum)
+            row.copy_(grad.lerp_(momentum, settings.momentum))
+        rate = ((1 - bad) * group["lr"]).to(first.dtype)
+        keep, size = 1 - rate * group["weight_decay"], -0.2 * math.sqrt(max(first.shape)) * rate
+        for row, (p, _) in zip(orthogonalise(update, settings.iterations, settings.dtype), bucket, strict=True):
+            p.mul_(keep).addcmul_(row.to(p.dtype), size)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors by kind and parameter name."""
@@ -200,23 +193,19 @@ class Optimizer:
         self.state = {name: state for name, state in self.state.items() if not name.startswith(prefix)}
 
 
-def _wide(matrix: Tensor) -> Tensor:
-    """The matrix or its transpose, whichever has no more rows than columns."""
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-
-
 def orthogonalise(matrices: Tensor, iterations: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Nearest semi-orthogonal matrices, roughly, of a batch `b r c` with r <= c: singular values go to about 1.
+    """Nearest semi-orthogonal matrices, roughly, of a batch `b r c`: singular values go to about 1.
 
     Quintic Newton-Schulz iteration of Muon (kellerjordan.github.io/posts/muon).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.to(dtype)
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    wide = x.shape[-2] <= x.shape[-1]
     for _ in range(iterations):
-        gram = x @ x.mT
+        gram = x @ x.mT if wide else x.mT @ x
         poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, poly, x, beta=a)
+        x = torch.baddbmm(x, poly, x, beta=a) if wide else torch.baddbmm(x, x, poly, beta=a)
     return x
 
 

@@ -1,6 +1,7 @@
 """One of two gloo processes: RANK WORLD RENDEZVOUS FOLDER STEPS. Trains sharded, checkpoints, writes its loss curve."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ def main(rank: int, world: int, rendezvous: str, folder: Path, steps: int) -> No
     if rank == 0:
         (folder / "curve.json").write_text(json.dumps([log.curve("loss"), log.curve("grad_norm"), state.step]))
     dist.destroy_process_group()
+    os._exit(0)  # a thread of gloo's sometimes aborts an interpreter that shuts down after this
 
 
 if __name__ == "__main__":

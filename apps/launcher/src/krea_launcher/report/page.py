@@ -65,33 +65,38 @@ def _sheets(work: "Quickstart") -> str:
         "corpus's own picture. The last rows are withheld: pairs of a known concept and a known style that "
         "were never trained on together, then concepts that were never trained on at all.</p>"
     ]
-    for stage in reversed(work.preset.stages):
-        data = (work.run.folder / "sheets" / f"{stage.name}.png").read_bytes()
-        seen = f"<h3>After {stage.name}</h3>{_embedded(data, f'samples after {stage.name}', 'sheet')}"
-        last = stage is work.preset.stages[-1]
-        parts.append(seen if last else f"<details><summary>After {stage.name}</summary>{seen}</details>")
+    for stage in reversed(work.drawn):
+        data = (work.run.folder / "sheets" / f"{stage}.png").read_bytes()
+        seen = f"<h3>After {stage}</h3>{_embedded(data, f'samples after {stage}', 'sheet')}"
+        parts.append(seen if stage == work.drawn[-1] else f"<details><summary>After {stage}</summary>{seen}</details>")
     return "".join(parts)
 
 
 def _ranks(work: "Quickstart") -> str:
-    found = work.fact("judge")
-    rows = []
-    for name, key in (
-        ("samples, trained pairs", "trained"),
-        ("samples, withheld pairs", "withheld"),
-        ("real pictures of the withheld pairs", "real_withheld"),
-    ):
-        one = found[key]
-        if one["count"]:
-            share = f"{one['median_share']:.1%}"
-            rows.append((name, one["count"], f"{one['median_rank']:g}", share, one["recall_at_1"], one["recall_at_10"]))
-    n = found["concepts"]
+    found, n = work.fact("judge"), work.fact("judge")["concepts"]
+    kinds = {"trained": "trained pairs", "withheld": "withheld pairs"}
+    lines = [
+        (f"after {stage}, {words}", figures[kind])
+        for stage, figures in reversed(found["stages"].items())
+        for kind, words in kinds.items()
+    ]
+    lines.append(("real pictures of the withheld pairs", work.fact("space")["real_withheld"]))
+    rows = [
+        (name, one["count"], f"{one['median_rank']:g}", f"{one['median_share']:.1%}", *_recalls(one))
+        for name, one in lines
+        if one["count"]
+    ]
     rows.append(("chance", "", f"{(n + 1) / 2:g}", "50%", f"{1 / n:.3f}", f"{min(1, 10 / n):.3f}"))
     return (
         "<h2>Is it what was asked for?</h2><p>Each sample is ranked by how near its concept is among all "
-        f"{n} concepts in a joint space of pictures and words, fitted on real pictures only.</p>"
+        f"{n} concepts in a joint space of pictures and words, fitted on real pictures only. The pairs of the "
+        "preference stage were chosen by this space too, for other prompts.</p>"
         + _table(("what", "pictures", "median rank", "share of concepts", "recall at 1", "recall at 10"), rows)
     )
+
+
+def _recalls(one: Mapping[str, Any]) -> tuple[str, str]:
+    return f"{one['recall_at_1']:.3f}", f"{one['recall_at_10']:.3f}"
 
 
 def _funnel(work: "Quickstart") -> str:
@@ -129,7 +134,7 @@ def _points(work: "Quickstart", stage: str, key: str) -> list[tuple[float, float
 
 def _costs(work: "Quickstart") -> str:
     rows = []
-    for name in ("fetch", "curate", "autoencoder", "encode", *(s.name for s in work.preset.stages), "judge"):
+    for name in work.stages():
         facts: Mapping[str, Any] = work.fact(name)
         step = f"{facts['step_s'] * 1e3:.0f} ms" if "step_s" in facts else ""
         memory = f"{facts['memory_bytes'] / 2**30:.2f} GiB" if "memory_bytes" in facts else ""

@@ -30,8 +30,9 @@ _STOP_S = 60
 _QUICK_DEATHS = 3  # this often in a row a server may die at once before we give up
 _QUICK_S = 10
 # After the death of a postmaster its other processes may need a moment to notice; then the data folder is free.
-_LEFT_OVER = ("pre-existing shared memory block", '"postmaster.pid" already exists')
+_LEFT_OVER = ("pre-existing shared memory block", "already exists")
 _LEFT_OVER_S = 60
+_READY = "ready to accept connections"
 _NOBODY = 999_999_999  # above every process number
 
 
@@ -68,7 +69,7 @@ class Postmaster:
             if self._child.poll() is None:
                 return True
             self._child = None
-        return _is_server(self._pid())
+        return self._is_mine(self._pid())
 
     def stop(self) -> None:
         """Stop it: quickly but in order, or after a while the hard way; the data are safe in both cases."""
@@ -90,17 +91,14 @@ class Postmaster:
             return False
 
     def _pid(self) -> int:
-        try:
-            return int((self.data / "postmaster.pid").read_text("utf-8").partition("\n")[0])
-        except (OSError, ValueError):
-            return _NOBODY
+        return _pid_in(self.data / "postmaster.pid")
 
     def _count_death(self) -> None:
-        """Notice that it died at once, and give up after some times."""
-        if time.monotonic() - self._started > _QUICK_S:
+        """Notice that it died before it was ready, and give up after some times."""
+        said = self._said() if self._started > float("-inf") else ""
+        if _READY in said or time.monotonic() - self._started > _QUICK_S:
             self._deaths, self._first_try = 0, time.monotonic()
             return
-        said = self._said()
         if any(phrase in said for phrase in _LEFT_OVER) and time.monotonic() - self._first_try < _LEFT_OVER_S:
             return
         self._deaths += 1
@@ -169,17 +167,32 @@ class Postmaster:
             log.seek(self._said_from)
             return log.read(1 << 20).decode(errors="replace")
 
+    def _is_mine(self, pid: int) -> bool:
+        """Whether a live process of this number is this server, and not another that got the number since."""
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            return not Path("/proc/self").exists() and _exists(pid)
+        return str(self.sockets) in command and str(self.port) in command  # a process that nobody waited for has none
+
     def _unblock(self) -> None:
         """Let the server start although the process number of its last life is taken.
 
         PostgreSQL takes any process of that number for itself, also a dead one that nobody has waited for. Only the
-        number is replaced: by the rest of the file it finds out whether processes of its last life are left.
+        number is replaced: by the rest of the file it finds out whether processes of its last life use the data.
         """
-        lock = self.data / "postmaster.pid"
-        pid = self._pid()
-        if pid != _NOBODY and _exists(pid) and not _is_server(pid):
-            _, _, rest = lock.read_text("utf-8").partition("\n")
-            lock.write_text(f"{_NOBODY}\n{rest}", "utf-8")
+        for lock in (self.data / "postmaster.pid", self.sockets / f".s.PGSQL.{self.port}.lock"):
+            pid = _pid_in(lock)
+            if pid != _NOBODY and _exists(pid) and not self._is_mine(pid):
+                _, _, rest = lock.read_text("utf-8").partition("\n")
+                lock.write_text(f"{_NOBODY}\n{rest}", "utf-8")
+
+
+def _pid_in(lock: Path) -> int:
+    try:
+        return int(lock.read_text("utf-8").partition("\n")[0])
+    except (OSError, ValueError):
+        return _NOBODY
 
 
 def _may_enter(folder: Path, user: Account) -> bool:
@@ -195,15 +208,6 @@ def _exists(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _is_server(pid: int) -> bool:
-    """Whether a live process, and where one can see that a PostgreSQL, has this number."""
-    try:
-        name, _, rest = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")
-    except OSError:
-        return not Path("/proc/self/stat").exists() and _exists(pid)
-    return name.endswith("(postgres") and not rest.lstrip().startswith("Z")
 
 
 def _reason(said: str, log: Path) -> str:

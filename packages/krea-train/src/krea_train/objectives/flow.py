@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from krea_model.flow import logit_normal, mix, shift, velocity
 from krea_model.interfaces import Conditioning, Grids
-from krea_model.packing import image_mean, pack, per_token
+from krea_model.packing import image_mean, level, pack, per_token
 from torch import Tensor, nn
 
 from krea_train.interfaces import Batch
@@ -115,4 +115,4 @@ class FlowMatching:
 
     def __call__(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         example = self.example(batch, step)
-        return self.loss(model(example.x, example.t, example.cond, example.grids), example)
+        return self.loss(model(example.x, *level(example.t, example.cond, example.grids)), example)

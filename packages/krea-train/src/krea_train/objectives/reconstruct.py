@@ -27,7 +27,8 @@ class Reconstruction:
     move_px: int = 3
 
     def __call__(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        assert isinstance(model, SmallAutoencoder)
+        if not isinstance(model, SmallAutoencoder):
+            raise ValueError(f"a {type(model).__name__} is no SmallAutoencoder, the one model that this trains")
         draw = generator(self.seed, "reconstruct", step)
         images = batch.images.float() / 127.5 - 1
         if torch.rand((), generator=draw) < self.halved:
