@@ -1,6 +1,18 @@
-"""python -m krea_launcher."""
+"""`python -m krea_launcher` is `krea-launch`."""
 
-from krea_launcher.cli import app
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Start the command line; Ctrl-C while it is being imported ends without a traceback."""
+    try:
+        from krea_launcher.cli import app
+    except KeyboardInterrupt:
+        sys.exit(130)
+    app()
+
 
 if __name__ == "__main__":
-    app()
+    main()

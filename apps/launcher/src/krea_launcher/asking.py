@@ -33,10 +33,10 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[i * len(items) // count] for i in range(count)] if len(items) > count else list(items)
 
 
-def sheet_prompts(vocabulary: Sequence[str]) -> list[str]:
-    """Well-known concepts in turn through the styles, then some withheld ones."""
+def sheet_prompts(vocabulary: Sequence[str]) -> dict[str, str]:
+    """Well-known concepts in turn through the styles, then some withheld ones; each prompt with a remark or ""."""
     shown = [c for c in SHOWN if c in vocabulary] or list(vocabulary[:6])
-    prompts = [f"{concept}, {STYLES[i % len(STYLES)]}" for i, concept in enumerate(shown)]
+    known = {f"{concept}, {STYLES[i % len(STYLES)]}": "" for i, concept in enumerate(shown)}
     pairs = [f"{c}, {s}" for c in vocabulary for s in STYLES if withheld_pair(c, s)]
     whole = [f"{c}, {STYLES[1]}" for c in vocabulary if withheld_concept(c)]
-    return list(dict.fromkeys([*prompts, *pairs[:4], *whole[:2]]))
+    return known | dict.fromkeys(pairs[:4], "withheld pair") | dict.fromkeys(whole[:2], "withheld concept")

@@ -9,7 +9,7 @@ from krea_model.mmdit import MMDiT
 from krea_model.packing import unpack
 from krea_model.sampling import noise, sample
 from krea_model.smallae import SmallAutoencoder
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from krea_launcher.encode import autocast_dtype
@@ -50,25 +50,35 @@ def draw(
 
 
 def sheet(
-    rows: Sequence[tuple[str, Sequence[Tensor]]], references: Mapping[str, Tensor], scale: int = 1, note: str = ""
+    rows: Sequence[tuple[str, Sequence[Tensor]]],
+    references: Mapping[str, Tensor],
+    *,
+    remarks: Mapping[str, str] | None = None,
+    note: str = "",
 ) -> Image.Image:
-    """A picture of rows: a caption, the corpus's own picture if there is one, then the samples (`3 H W`, uint8)."""
-    side, words = 64 * scale, 190
+    """A picture of rows: a caption, the corpus's own picture if there is one, then the samples (`3 H W`, uint8).
+
+    remarks: small words under some captions; note: a line under all rows.
+    """
+    side, words = 64, 190
+    large, small = ImageFont.load_default(13), ImageFont.load_default(11)
     columns = max(len(images) for _, images in rows)
     width, height = words + (columns + 1) * (side + 4), len(rows) * (side + 4) + (18 if note else 0)
     canvas = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(canvas)
     for row, (caption, images) in enumerate(rows):
         top = row * (side + 4)
-        for line, part in enumerate(_wrapped(caption)):
-            pen.text((6, top + 12 + 14 * line), part, fill="black")
+        lines = _wrapped(caption)
+        for line, part in enumerate(lines):
+            pen.text((6, top + 12 + 15 * line), part, fill="black", font=large)
+        pen.text((6, top + 13 + 15 * len(lines)), (remarks or {}).get(caption, ""), fill="#8a5a00", font=small)
         if caption in references:
             canvas.paste(_scaled(references[caption], side), (words, top))
             pen.rectangle((words, top, words + side - 1, top + side - 1), outline="#999999")
         for column, image in enumerate(images):
             canvas.paste(_scaled(image, side), (words + (column + 1) * (side + 4), top))
     if note:
-        pen.text((6, height - 16), note, fill="#666666")
+        pen.text((6, height - 16), note, fill="#666666", font=small)
     return canvas
 
 
@@ -77,7 +87,7 @@ def _scaled(image: Tensor, side: int) -> Image.Image:
     return picture.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def _wrapped(text: str, width: int = 28) -> list[str]:
+def _wrapped(text: str, width: int = 27) -> list[str]:
     lines = [""]
     for word in text.split():
         if len(lines[-1]) + len(word) > width:

@@ -139,7 +139,9 @@ class Quickstart:
         images = self.samples(stage, pairs)
         rows = [(prompt, list(images[i * 4 : i * 4 + 4])) for i, prompt in enumerate(self.prompts)]
         note = f"{stage}: first column the corpus's own picture, then seeds 0 to 3"
-        draw.sheet(rows, self.references(self.prompts), note=note).save(self.run.path("sheets", f"{stage}.png"))
+        real = self.references([*self.prompts])
+        drawn = draw.sheet(rows, real, remarks=self.prompts, note=note)
+        drawn.save(self.run.path("sheets", f"{stage}.png"))
 
     def model(self, stage: str) -> MMDiT:
         """The averaged weights of a finished stage."""
@@ -265,8 +267,8 @@ class Quickstart:
         return [*held, *asking.spread(seen, self.preset.evals)]
 
     @cached_property
-    def prompts(self) -> list[str]:
-        """The prompts of the sheets."""
+    def prompts(self) -> dict[str, str]:
+        """The prompts of the sheets, with remarks."""
         return asking.sheet_prompts(self.vocabulary)
 
     def references(self, prompts: Sequence[str]) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ def plot(lines: Mapping[str, Points], *, x: str, y: str, width: int = 640, heigh
         path = " ".join(f"{across(a):.1f},{up(b):.1f}" for a, b in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
         place = f'x="{width - right - 4}" y="{top + 6 + 15 * number}" text-anchor="end"'
-        parts.append(f'<text {place} fill="{colour}">{name}</text>')
+        parts.append(f'<text {place} style="fill:{colour}">{name}</text>')
     parts.append(f'<text x="{(left + width) / 2:.0f}" y="{height - 4}" text-anchor="middle">{x}</text>')
     parts.append(f'<text x="12" y="{top}" class="y">{y}</text></svg>')
     return "".join(parts)

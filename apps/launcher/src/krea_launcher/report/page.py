@@ -117,12 +117,16 @@ def _training(work: "Quickstart") -> str:
     lines = {stage.name: _points(work, stage.name, "loss") for stage in work.preset.stages}
     last = work.preset.stages[-1].name
     bins = {f"t from {b}": _points(work, last, f"loss_t{b}") for b in ("0.00", "0.25", "0.50", "0.75")}
+    tuned = work.preset.preference.name
+    deltas = {kind: _points(work, tuned, f"{kind}_delta") for kind in ("winner", "loser")}
     return (
         "<h2>Training</h2><div class='plots'><figure>"
         + plot(lines, x="step of the stage", y="velocity loss")
         + "<figcaption>Loss per stage</figcaption></figure><figure>"
         + plot(bins, x="step", y="loss")
-        + f"<figcaption>Loss of {last} by time: 0 is the image, 1 is noise</figcaption></figure></div>"
+        + f"<figcaption>Loss of {last} by time: 0 is the image, 1 is noise</figcaption></figure><figure>"
+        + plot(deltas, x="step", y="loss, to that before")
+        + f"<figcaption>{tuned}: the loss of winners should stay, that of losers rise</figcaption></figure></div>"
     )
 
 

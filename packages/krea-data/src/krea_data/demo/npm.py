@@ -43,13 +43,13 @@ def client() -> list[str]:
 
 def _complaint(code: str, summary: str, package: Package) -> FetchError:
     what = f"could not fetch {package.spec} from the npm registry"
-    settings = "the registry, proxy and certificates are those of your npm settings (npm config list)"
+    settings = "registry, proxy and certificates are those of your npm settings (npm config list)"
     if code in _OFFLINE:
-        return FetchError(f"{what}: no connection ({code}); connect and run this again, or {settings}")
+        return FetchError(f"{what}: no connection ({code}); connect and run this again; {settings}")
     if code in _SLOW:
         return FetchError(f"{what}: it did not answer in time ({code}); run this again; {settings}")
     if code in _REFUSED:
-        return FetchError(f"{what}: it refused ({code}); sign in or choose another registry: {settings}")
+        return FetchError(f"{what}: it refused ({code}); sign in or choose another registry; {settings}")
     if code in _ABSENT:
         return FetchError(f"{what}: it does not have this version ({code}); choose a registry that mirrors npmjs.org")
     if code in _DAMAGED:
