@@ -13,6 +13,7 @@ import pytest
 import torch
 from krea_train import checkpoint
 from krea_train.checkpoint import CheckpointError
+from safetensors import SafetensorError
 from torch import Tensor
 
 PROGRAM = Path(__file__).parent / "programs" / "saves.py"
@@ -133,10 +134,13 @@ def test_pruning_keeps_two_complete_ones(tmp_path: Path):
         checkpoint.prune(tmp_path, keep=1)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device")]
+)
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception):
     def full(tensors: dict[str, Tensor], path: Path) -> None:
         path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     first = checkpoint.save(tmp_path, 1, tree(1))
     monkeypatch.setattr(checkpoint, "save_file", full)

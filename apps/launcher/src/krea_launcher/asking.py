@@ -6,7 +6,7 @@ from typing import Any
 from krea_data.demo import STYLES, withheld_concept, withheld_pair
 from krea_data.tasks.caption import medium
 
-__all__ = ["candidates", "prompt_of", "sheet_prompts", "spread"]
+__all__ = ["candidates", "practice", "prompt_of", "questions", "sheet_prompts", "spread"]
 
 SHOWN = ("red apple", "green apple", "rocket", "tiger face", "sunflower", "pizza", "house", "guitar", "owl", "cactus")
 
@@ -25,6 +25,26 @@ def candidates(records: Sequence[Mapping[str, Any]], vocabulary: Sequence[str]) 
         if concept in chosen:
             held = withheld_pair(concept, style)
             found.append({"concept": concept, "style": style, "id": record["id"], "withheld": held})
+    return found
+
+
+def questions(candidates: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """All withheld pairs of concepts that were trained on in some style, and `count` pairs that were trained on.
+
+    Every second pair that was trained on is left for practice.
+    """
+    seen = [one for one in candidates if not one["withheld"]]
+    known = {one["concept"] for one in seen}
+    held = [one for one in candidates if one["withheld"] and one["concept"] in known]
+    return [*held, *spread(seen[::2], count)]
+
+
+def practice(candidates: Sequence[dict[str, Any]], questions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pairs that were trained on and are not among the questions; ValueError if there are none."""
+    asked = {one["id"] for one in questions}
+    found = [one for one in candidates if not one["withheld"] and one["id"] not in asked]
+    if not found:
+        raise ValueError(f"{len(candidates)} pictures leave none to learn preferences from; take more concepts")
     return found
 
 

@@ -1,6 +1,7 @@
 """The command line of krea-launch: flags in, a run out. What it does is in `quickstart`."""
 
 import os
+import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ def main() -> None:
 def quickstart(
     preset: Annotated[str, typer.Option(help=f"How much to do: {', '.join(NAMES)}.")] = "nano",
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/quickstart"),
-    seed: Annotated[int, typer.Option(help="Another seed is another model.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed is another model.", min=0, max=2**32 - 1)] = 0,
     cache: Annotated[Path | None, typer.Option(help="Where downloads lie; KREA_CACHE unless given.")] = None,
 ) -> None:
     """From real pictures to a model that draws: fetch, curate, train, sample, report. Goes on where it was stopped."""
@@ -61,12 +62,11 @@ def quickstart(
             from krea_launcher.presets import PRESETS
         chosen = PRESETS[preset]()
         with open_run(out, {"preset": asdict(chosen), "seed": seed}) as run:
-            warnings.filterwarnings("ignore", module="torch|transformers")
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+            warnings.filterwarnings("ignore", module="torch")
             with build(run, chosen, seed, console, cache) as work:
                 report = work()
             console.print(f"\n[bold]The report:[/] {report}", highlight=False, soft_wrap=True)
-            draw = f'uv run krea-sample "red apple, flat style" --model {run.folder / "model"}'
+            draw = f'uv run krea-sample "red apple, flat style" --model {shlex.quote(str(run.folder / "model"))}'
             console.print(f"Draw: {draw}", highlight=False, soft_wrap=True)
 
 

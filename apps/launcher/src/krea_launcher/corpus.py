@@ -49,9 +49,10 @@ def selection(rows: Sequence[Row], concepts: int, count: int, seed: int) -> list
 
 
 def curated(corpus: Path, run_folder: Path, concepts: int, count: int, seed: int, tick: Tick) -> dict[str, Any]:
-    """Take rows in, run every task with two worker processes, export; returns the funnel and the export's counts."""
+    """Take rows in, run every task with two worker processes, export; returns the funnel, counts, vocabulary."""
     place = home(run_folder)
-    rows = selection(demo.rows(corpus), concepts, count, seed)
+    every = demo.rows(corpus)
+    rows, chosen = selection(every, concepts, count, seed), vocabulary(every, concepts)
     source, blobs = demo.blobs(corpus), place.blobs
     tick("ingest", 0, len(rows))
     for row in rows:
@@ -65,7 +66,8 @@ def curated(corpus: Path, run_folder: Path, concepts: int, count: int, seed: int
         steps = [asdict(step) for step in compose.funnel(table, examples=10)]
         kept = list(table.scan(kept_by=compose.ORDER))
     folder = shards.export(kept, blobs, run_folder / "shards", shards.Settings(seed=seed))
-    return {"rows": len(rows), "kept": len(kept), "funnel": steps, "blobs": _blobs(steps, rows), "folder": str(folder)}
+    found = {"rows": len(rows), "kept": len(kept), "vocabulary": chosen, "folder": str(folder)}
+    return found | {"funnel": steps, "blobs": _blobs(steps, rows)}
 
 
 def _tell(standings: Sequence[Standing], tick: Tick) -> None:

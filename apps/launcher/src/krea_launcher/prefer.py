@@ -1,13 +1,13 @@
 """Preference optimisation in small: the model's own pictures, their order by the joint space, and STPO on the pairs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from krea_infra.telemetry import json_lines
 from krea_model.mmdit import MMDiT
 from krea_model.smallae import SmallAutoencoder
 from krea_model.textcache import TextCache
@@ -16,19 +16,16 @@ from krea_rl.pairs import Member, Pair, PairBatches, PairSet, best_and_worst
 from krea_rl.preference import PreferenceObjective, stpo
 from krea_train.average import Average, constant
 from krea_train.interfaces import Batch
-from krea_train.loop import Settings, fit
 from krea_train.optim import AdamW, Optimizer, warmup_stable_decay
 from safetensors.torch import load_file
 from torch import Tensor
 
-from krea_launcher.encode import autocast_dtype
+from krea_launcher.learn import OnStep, learn, settings, stage_seed
 from krea_launcher.presets import Pairwise, Preset
 
 __all__ = ["Inputs", "pairs", "train"]
 
 SEEDS = 5000  # the first of the noise seeds, apart from those of sheets and ranks
-
-OnStep = Callable[[int, int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,31 +77,17 @@ def train(inputs: Inputs, stage: Pairwise, model: MMDiT, patch: int, seed: int, 
         reference=deepcopy(model).requires_grad_(False).eval(),
         latents=latents,
         text=inputs.text,
-        seed=seed,
+        seed=stage_seed(seed, stage.name),
         patch=patch,
     )
-    settings = Settings(
-        steps=stage.steps,
-        schedule=lambda step: warmup_stable_decay(
-            step, steps=stage.steps, warmup=stage.steps // 10, decay=stage.steps // 2
-        ),
-        autocast=autocast_dtype(),
-        folder=inputs.folder / "checkpoints",
-        save_every_s=30,
+    schedule = partial(warmup_stable_decay, steps=stage.steps, warmup=stage.steps // 10, decay=stage.steps // 2)
+    return learn(
+        inputs.folder,
+        model,
+        PairBatches(chosen, lambda key: pictures[int(key)], min(stage.batch, len(chosen.pairs)), seed),
+        objective,
+        Optimizer(model, AdamW(lr=stage.lr)),
+        settings(inputs.folder, stage.steps, schedule),
+        Average(model, constant(0.9)),
+        on_step,
     )
-    average = Average(model, constant(0.9))
-    last: dict[str, float] = {}
-    lines = json_lines(inputs.folder / "metrics.jsonl")
-
-    def log(step: int, metrics: Mapping[str, float]) -> None:
-        lines(step, metrics)
-        last.update(metrics)
-        on_step(step, stage.steps, metrics)
-
-    batches = PairBatches(chosen, lambda key: pictures[int(key)], min(stage.batch, len(chosen.pairs)), seed)
-    state = fit(model, batches, objective, Optimizer(model, AdamW(lr=stage.lr)), settings, average=average, log=log)
-    if state.ended:
-        raise KeyboardInterrupt
-    write_tensors(inputs.folder / "weights.safetensors", model.state_dict(), {})
-    write_tensors(inputs.folder / "average.safetensors", average.state_dict(), {})
-    return {"steps": stage.steps, "images": state.images, **{k: v for k, v in last.items() if k != "lr"}}

@@ -29,14 +29,13 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pairwise:
-    """The stage that learns from pairs of pictures of one prompt.
+    """The stage that learns from pairs of pictures of one prompt, at the size of the stage before it.
 
     prompts: how many are drawn; group: pictures of each. batch: pairs in a step. beta: sharpness of the comparison;
     anchor: weight of flow matching on the winners.
     """
 
     name: str = "preference"
-    side_px: int = 64
     prompts: int = 128
     group: int = 4
     steps: int = 80

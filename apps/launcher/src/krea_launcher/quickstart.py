@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from krea_data import demo
 from krea_data.loader import Batches
 from krea_data.shards import index
 from krea_data.tasks.caption import medium
@@ -81,12 +80,14 @@ class Quickstart:
     def curate(self) -> Mapping[str, Any]:
         """Take rows in, run the tasks over the krablet, export shards."""
         p, source = self.preset, Path(self.fact("fetch")["folder"])
+        if not (source / "rows.jsonl").exists():  # the cache was removed since
+            source = Path(self.fetch()["folder"])
         return corpus.curated(source, self.run.folder, p.concepts, p.rows, self.seed, self.progress.tick)
 
     def autoencoder(self) -> Mapping[str, Any]:
         """Train the autoencoder on everything that was kept."""
         return encode.autoencoder(
-            self.shards, self.run.path("autoencoder", "x").parent, self.preset, self.seed, self.on_step("autoencoder")
+            self.shards, self.run.place("autoencoder"), self.preset, self.seed, self.on_step("autoencoder")
         )
 
     def encode(self) -> Mapping[str, Any]:
@@ -94,7 +95,7 @@ class Quickstart:
         fitted = [text for one in self.records if self.keep(one) for text in one["captions"].values()]
         wanted = ["", *fitted, *self.prompts, *map(asking.prompt_of, self.candidates)]
         tell = lambda done, total: self.progress.tick("encode captions", done, total)  # noqa: E731
-        folder = self.run.path("text", "x").parent
+        folder = self.run.place("text")
         return encode.encode_text(wanted, fitted, folder, self.preset.config.txtdim, tell)
 
     def train(self, stage: Stage, before: Stage | None) -> Mapping[str, Any]:
@@ -113,13 +114,11 @@ class Quickstart:
 
     def space(self) -> Mapping[str, Any]:
         """Fit the joint space of pictures and words that ranks samples."""
-        return ranking.fitted(self, self.run.path("space", "x").parent)
+        return ranking.fitted(self, self.run.place("space"))
 
     def pairs(self) -> Mapping[str, Any]:
-        """Draw groups of pictures for prompts that were trained on, and pair the best of each with its worst."""
-        asked = {one["id"] for one in self.questions}
-        seen = [one for one in self.candidates if not one["withheld"] and one["id"] not in asked]
-        wanted = asking.spread(seen or self.questions, self.preset.preference.prompts)
+        """Draw groups of pictures of some prompts, and pair them with each other and with real ones."""
+        wanted = asking.spread(self.practice, self.preset.preference.prompts)
         return prefer.pairs(self.preferring, self.preset, [(asking.prompt_of(one), one["concept"]) for one in wanted])
 
     def preference(self) -> Mapping[str, Any]:
@@ -149,14 +148,14 @@ class Quickstart:
 
     def samples(self, stage: str, pairs: Sequence[tuple[str, int]]) -> Tensor:
         """Pictures of (prompt, seed) pairs by the averaged weights of a stage."""
-        sides = {one.name: one.side_px for one in (*self.preset.stages, self.preset.preference)}
+        sides = {one.name: one.side_px for one in self.preset.stages}
         return draw.draw(
             self.model(stage).eval(),
             self.text,
             self.coder,
             [prompt for prompt, _ in pairs],
             [seed for _, seed in pairs],
-            side_px=sides[stage],
+            side_px=sides.get(stage, self.preset.stages[-1].side_px),
             steps=self.preset.sample_steps,
             guidance=self.preset.guidance,
             on_progress=lambda done, total: self.progress.tick(f"draw after {stage}", done, total),
@@ -168,7 +167,6 @@ class Quickstart:
 
     def bundle(self) -> Path:
         """Put the last stage's averaged weights into a folder that `krea-sample --model` draws from."""
-        last = self.preset.preference
         about = {
             "data": "demo corpus: Fluent emoji (MIT), Noto emoji (Apache-2.0), Twemoji (CC BY 4.0)",
             "recipe": f"quickstart, preset {self.preset.name}, seed {self.seed}",
@@ -178,11 +176,13 @@ class Quickstart:
         }
         return bundle.save(
             self.run.folder / "model",
-            model=self.model(last.name),
+            model=self.model(self.drawn[-1]),
             reduction=encode.load_text(self.run.folder / "text")[1],
             autoencoder=self.coder,
             defaults=bundle.Defaults(
-                side_px=last.side_px, steps=self.preset.sample_steps, guidance=self.preset.guidance
+                side_px=self.preset.stages[-1].side_px,
+                steps=self.preset.sample_steps,
+                guidance=self.preset.guidance,
             ),
             about=about,
         )
@@ -206,7 +206,7 @@ class Quickstart:
         before = self.preset.stages[-1].name
         tell = lambda done, total: self.progress.tick("look at samples", done, total)  # noqa: E731
         return prefer.Inputs(
-            folder=self.run.path(self.preset.preference.name, "x").parent,
+            folder=self.run.place(self.preset.preference.name),
             draw=lambda pairs: self.samples(before, pairs),
             real=self.real,
             score=lambda images, concepts: self.yardstick.margins(images, concepts, tell),
@@ -220,8 +220,8 @@ class Quickstart:
         return ranking.load_ranking(self.run.folder / "space", self.fact("space")["concepts"])
 
     def real(self, prompts: Sequence[str]) -> Tensor:
-        """The corpus's own pictures of prompts, `b 3 H W`, uint8."""
-        known = self.references(prompts)
+        """The corpus's own pictures of prompts, `b 3 H W`, uint8, in the size of the last stage."""
+        known = self.references(prompts, self.preset.stages[-1].side_px)
         return torch.stack([known[prompt] for prompt in prompts])
 
     @property
@@ -237,7 +237,7 @@ class Quickstart:
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
         """The concepts of this run."""
-        return demo.core(demo.rows(Path(self.fact("fetch")["folder"])), self.preset.concepts)
+        return tuple(self.fact("curate")["vocabulary"])
 
     @cached_property
     def keep(self) -> Callable[[Mapping[str, Any]], bool]:
@@ -262,22 +262,25 @@ class Quickstart:
     @cached_property
     def questions(self) -> list[dict[str, Any]]:
         """What is ranked at the end: all withheld pairs, and some that were trained on."""
-        seen = [one for one in self.candidates if not one["withheld"]]
-        held = [one for one in self.candidates if one["withheld"]]
-        return [*held, *asking.spread(seen, self.preset.evals)]
+        return asking.questions(self.candidates, self.preset.evals)
+
+    @property
+    def practice(self) -> list[dict[str, Any]]:
+        """What preferences are learned from: pairs that were trained on and are not ranked."""
+        return asking.practice(self.candidates, self.questions)
 
     @cached_property
     def prompts(self) -> dict[str, str]:
         """The prompts of the sheets, with remarks."""
         return asking.sheet_prompts(self.vocabulary)
 
-    def references(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def references(self, prompts: Sequence[str], side_px: int | None = None) -> dict[str, Tensor]:
         """The corpus's own pictures `3 H W` of prompts, where it has them."""
         names = {medium(one["meta"]): one["id"] for one in self.records}
         wanted = {names[prompt]: prompt for prompt in prompts if prompt in names}
         if not wanted:
             return {}
-        batch = Batches(self.shards, len(wanted), keep=lambda one: one["id"] in wanted).at(0)
+        batch = Batches(self.shards, len(wanted), side_px=side_px, keep=lambda one: one["id"] in wanted).at(0)
         return {wanted[one]: image for one, image in zip(batch.ids, batch.images, strict=True)}
 
 

@@ -51,7 +51,7 @@ def fitted(work: "Quickstart", folder: Path) -> dict[str, Any]:
     judge = Judge()
     kept = [one for one in work.records if work.keep(one) and one["meta"]["concept"] in work.vocabulary]
     concepts = sorted({one["meta"]["concept"] for one in kept})
-    held = [one for one in work.questions if one["withheld"] and one["concept"] in concepts]
+    held = [one for one in work.questions if one["withheld"]]
     names = {one["id"] for one in [*kept, *held]}
     batch = Batches(work.shards, len(names), keep=lambda one: one["id"] in names).at(0)
     found = judge(batch.images, lambda done, total: work.progress.tick("look at real pictures", done, total))
@@ -79,7 +79,7 @@ def judged(work: "Quickstart") -> dict[str, Any]:
     Withheld pairs are few and are drawn four times each.
     """
     known = work.yardstick.concepts
-    questions = [one for one in work.questions if one["concept"] in known for _ in range(4 if one["withheld"] else 1)]
+    questions = [one for one in work.questions for _ in range(4 if one["withheld"] else 1)]
     pairs = [(prompt_of(one), 1000 + i) for i, one in enumerate(questions)]
     found = {}
     for stage in work.drawn[-2:]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,12 @@ class Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def place(self, name: str) -> Path:
+        """A folder inside the run; it exists afterwards."""
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def facts(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage found out, or None."""
         try:
@@ -34,7 +41,9 @@ class Run:
             return None
 
     def stage(self, name: str, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """Do a stage unless it is finished; its seconds are added up over interrupted attempts."""
+        """Do a stage unless it is finished; its seconds are added up over attempts that were stopped.
+
+        What was killed without notice is not counted."""
         known = self.facts(name)
         if known is not None:
             return known
@@ -45,7 +54,7 @@ class Run:
             found = dict(work())
         finally:
             write(clock, str(before + time.monotonic() - start))
-        found["seconds"] = round(before + time.monotonic() - start, 2)
+        found |= {"seconds": round(before + time.monotonic() - start, 2), "peak_bytes": peak_bytes()}
         write(self.path("facts", f"{name}.json"), json.dumps(found, indent=1, ensure_ascii=False))
         return found
 
@@ -73,6 +82,16 @@ def open_run(folder: Path, settings: Mapping[str, Any]) -> Iterator[Run]:
         else:
             write(state, json.dumps(settings, indent=1))
         yield Run(folder, settings)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far, and that of its largest child; 0 where nobody counts it."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def short(value: Any) -> str:

@@ -2,28 +2,25 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from krea_data.loader import Batches
-from krea_infra.telemetry import json_lines
 from krea_model.initial import initialise
 from krea_model.mmdit import MMDiT
 from krea_model.smallae import SmallAutoencoder
 from krea_model.textcache import TextCache
-from krea_model.weights import write_tensors
 from krea_train.average import Average, constant
-from krea_train.loop import Settings, fit
 from krea_train.objectives.flow import FlowMatching
 from krea_train.optim import AdamW, Muon, Optimizer, warmup_stable_decay
 from safetensors.torch import load_file
 
-from krea_launcher.encode import Latents, autocast_dtype
+from krea_launcher.encode import Latents
+from krea_launcher.learn import OnStep, learn, settings, stage_seed
 from krea_launcher.presets import Preset, Stage
 
 __all__ = ["Inputs", "load_model", "train"]
-
-OnStep = Callable[[int, int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,52 +48,25 @@ def train(
     inputs: Inputs, preset: Preset, stage: Stage, before: Stage | None, seed: int, on_step: OnStep
 ) -> dict[str, Any]:
     """Run or resume a stage; leaves `weights.safetensors` and `average.safetensors` in its folder."""
-    here = inputs.folder / stage.name
+    here, seed_here, steps = inputs.folder / stage.name, stage_seed(seed, stage.name), stage.steps
     model = load_model(preset, inputs.folder / before.name / "weights.safetensors" if before else None, seed)
     objective = FlowMatching(
         latents=inputs.latents(stage.side_px),
         text=inputs.text,
-        seed=seed,
+        seed=seed_here,
         patch=preset.config.patch,
         caption_mix=dict(stage.caption_mix),
         drop=stage.drop,
+        block=64,
     )
-    steps = stage.steps
-    settings = Settings(
-        steps=steps,
-        schedule=lambda step: warmup_stable_decay(
-            step, steps=steps, warmup=stage.warmup, decay=stage.decay, floor=0.02
-        ),
-        autocast=autocast_dtype(),
-        folder=here / "checkpoints",
-        save_every_s=30,
-    )
-    average = Average(model, constant(0.99))
-    last: dict[str, float] = {}
-    lines = json_lines(here / "metrics.jsonl")
-
-    def log(step: int, metrics: Mapping[str, float]) -> None:
-        lines(step, metrics)
-        last.update(metrics)
-        on_step(step, steps, metrics)
-
-    state = fit(
+    schedule = partial(warmup_stable_decay, steps=steps, warmup=stage.warmup, decay=stage.decay, floor=0.02)
+    return learn(
+        here,
         model,
-        Batches(inputs.shards, preset.batch, seed=seed + len(stage.name), keep=inputs.keep, side_px=stage.side_px),
+        Batches(inputs.shards, preset.batch, seed=seed_here, keep=inputs.keep, side_px=stage.side_px),
         objective,
         Optimizer(model, AdamW(lr=stage.lr), Muon(lr=stage.lr_muon)),
-        settings,
-        average=average,
-        log=log,
+        settings(here, steps, schedule),
+        Average(model, constant(0.99)),
+        on_step,
     )
-    if state.ended:
-        raise KeyboardInterrupt
-    write_tensors(here / "weights.safetensors", model.state_dict(), {})
-    write_tensors(here / "average.safetensors", average.state_dict(), {})
-    parameters = sum(p.numel() for p in model.parameters())
-    return {
-        "steps": steps,
-        "images": state.images,
-        "parameters": parameters,
-        **{key: last[key] for key in ("loss", "step_s", "images_per_s", "memory_bytes") if key in last},
-    }

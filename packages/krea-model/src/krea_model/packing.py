@@ -37,7 +37,7 @@ def unpack(tokens: Tensor, grids: Grids, patch: int = 2) -> list[Tensor]:
 
 
 def level(
-    t: Tensor, cond: Conditioning, grids: Grids, multiple: int = 64
+    t: Tensor, cond: Conditioning, grids: Grids, multiple: int
 ) -> tuple[Tensor, Conditioning, list[tuple[int, int]]]:
     """Round the tokens of a batch up to a multiple, by one more sample that has text of zeros and no image.
 

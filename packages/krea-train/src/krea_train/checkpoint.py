@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -71,6 +72,9 @@ def _write(target: Path, step: int, parts: Mapping[str, tuple[dict[str, Tensor],
         (partial / STATE).write_text(json.dumps({name: rest for name, (_, rest) in parts.items()}, indent=1))
         _seal(partial, step, notes)
         partial.rename(target)
+    except SafetensorError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(f"{target} could not be written: {error}") from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -93,6 +93,7 @@ def fit(
                 report(log, state.step, window.read() | {"lr": optimizer.param_groups[0]["lr"]})
                 guard.check(state.step)
             keeper.keep(signals.received or ("stop" if stop is not None and stop(state.step) else None))
+    state.ended = state.ended or signals.received  # it may have come during the last save
     return state
 
 

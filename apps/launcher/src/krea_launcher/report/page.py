@@ -22,7 +22,16 @@ __all__ = ["write_report"]
 
 def write_report(work: "Quickstart") -> Path:
     """Write the page of a finished run and return its path."""
-    sections = [_head(work), _sheets(work), _ranks(work), _funnel(work), _training(work), _costs(work), _next(work)]
+    sections = [
+        _head(work),
+        _bars(work),
+        _sheets(work),
+        _ranks(work),
+        _funnel(work),
+        _training(work),
+        _costs(work),
+        _next(work),
+    ]
     style = files("krea_launcher.report").joinpath("style.css").read_text("utf-8")
     title = f"Quickstart {work.preset.name}"
     page = (
@@ -49,14 +58,31 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def _head(work: "Quickstart") -> str:
     curated, last = work.fact("curate"), work.fact(work.preset.stages[-1].name)
-    stages = [path.stem for path in (work.run.folder / "facts").glob("*.json")]
-    seconds = sum((work.run.facts(stage) or {}).get("seconds", 0) for stage in stages)
     return (
         f"<h1>A model that draws, from {curated['rows']:,} real pictures</h1>"
         f"<p>{curated['kept']:,} pictures were kept by the curation. A Krea-2-shaped transformer of "
-        f"{last['parameters'] / 1e6:.1f} M parameters learned {len(work.vocabulary)} concepts in four styles. "
-        f"Preset <b>{work.preset.name}</b>, seed {work.seed}, {seconds / 60:.1f} minutes in all.</p>"
+        f"{last['parameters'] / 1e6:.1f} M parameters learned {len(work.fact('space')['concepts'])} concepts in four "
+        f"styles. Preset <b>{work.preset.name}</b>, seed {work.seed}, {_seconds(work) / 60:.1f} minutes in all.</p>"
     )
+
+
+def _seconds(work: "Quickstart") -> float:
+    return sum(work.fact(name)["seconds"] for name in work.stages())
+
+
+def _bars(work: "Quickstart") -> str:
+    """What was found beside what it should be; the time is that of nano on two cores."""
+    last = list(work.fact("judge")["stages"].values())[-1]
+    memory = max(work.fact(name)["peak_bytes"] for name in work.stages()) / 2**30
+    rows = [("peak memory, workers included", f"{memory:.1f} GiB", "under 6 GiB", memory < 6)]
+    if work.preset.name == "nano":
+        minutes = _seconds(work) / 60
+        rows.insert(0, ("whole run", f"{minutes:.1f} min", "under 10 min after downloads", minutes < 10))
+    for kind, bar in (("trained", 0.10), ("withheld", 0.25)):
+        if last[kind]["count"]:
+            share = last[kind]["median_share"]
+            rows.append((f"median rank, {kind} pairs", f"{share:.1%}", f"best {bar:.0%} of concepts", share <= bar))
+    return _table(("", "this run", "wanted", ""), [(*row[:3], "yes" if row[3] else "<b>no</b>") for row in rows])
 
 
 def _sheets(work: "Quickstart") -> str:
@@ -141,9 +167,9 @@ def _costs(work: "Quickstart") -> str:
     for name in work.stages():
         facts: Mapping[str, Any] = work.fact(name)
         step = f"{facts['step_s'] * 1e3:.0f} ms" if "step_s" in facts else ""
-        memory = f"{facts['memory_bytes'] / 2**30:.2f} GiB" if "memory_bytes" in facts else ""
+        memory = f"{facts['peak_bytes'] / 2**30:.2f} GiB"
         rows.append((name, f"{facts['seconds']:.0f} s", facts.get("steps", ""), step, memory, _note(facts)))
-    head = ("stage", "time", "steps", "time per step", "peak memory", "")
+    head = ("stage", "time", "steps", "time per step", "peak memory so far", "")
     return "<h2>What it cost</h2>" + _table(head, rows)
 
 
@@ -159,10 +185,12 @@ def _note(facts: Mapping[str, Any]) -> str:
 
 def _next(work: "Quickstart") -> str:
     model, place = shlex.quote(str(work.run.folder / "model")), shlex.quote(str(work.run.folder / "curation"))
-    commands = (
+    longer = shlex.quote(str(work.run.folder.with_name("small")))
+    commands = [
         ("Draw with it", f'uv run krea-sample "red apple, flat style" --model {model}'),
         ("Look at the curation", f"uv run krea-curate funnel --home {place}"),
-        ("Train longer", "uv run krea-launch quickstart --preset small"),
-    )
+    ]
+    if work.preset.name != "small":
+        commands.append(("Train longer", f"uv run krea-launch quickstart --preset small --out {longer}"))
     rows = "".join(f"<dt>{name}</dt><dd><code>{html.escape(command)}</code></dd>" for name, command in commands)
     return f"<h2>Go on</h2><dl>{rows}</dl>"

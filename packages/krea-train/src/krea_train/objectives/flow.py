@@ -76,7 +76,9 @@ class FlowMatching:
 
     latents: (batch, step) -> `b c h w` or a list of `c h w`, on the model's device. text: prompts -> states, likewise;
     it gets the empty prompt for dropped captions. mu: shift of the times, a property of the stage's resolution.
-    patch: latent positions per token side. rank, ranks: this process's share of the global batch.
+    patch: latent positions per token side. block: tokens of a batch are rounded up to a multiple of this, see
+    `krea_model.packing.level`; the model then gets one more sample, without image.
+    rank, ranks: this process's share of the global batch.
     """
 
     latents: Callable[[Batch, int], Tensor | Sequence[Tensor]]
@@ -87,6 +89,7 @@ class FlowMatching:
     caption_mix: Mapping[str, float] = field(default_factory=lambda: {"short": 1.0, "medium": 1.0, "long": 1.0})
     drop: float = 0.1
     bins: int = 4
+    block: int = 1
     rank: int = 0
     ranks: int = 1
 
@@ -115,4 +118,4 @@ class FlowMatching:
 
     def __call__(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         example = self.example(batch, step)
-        return self.loss(model(example.x, *level(example.t, example.cond, example.grids)), example)
+        return self.loss(model(example.x, *level(example.t, example.cond, example.grids, self.block)), example)
