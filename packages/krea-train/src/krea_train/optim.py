@@ -153,23 +153,24 @@ class Optimizer:
 
     def _step_muon(self, members: list[tuple[nn.Parameter, dict[str, Tensor]]], group: dict[str, Any]) -> None:
         """Update matrices of one shape through one batched orthogonalisation."""
-        buckets: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
+        buckets: dict[torch.Size, list[tuple[nn.Parameter, Tensor, Tensor]]] = {}
         for p, state in members:
-            buckets.setdefault(p.shape, []).append((p, state["momentum"]))
+            if p.grad is not None:
+                buckets.setdefault(p.shape, []).append((p, p.grad, state["momentum"]))
         for bucket in buckets.values():
             self._step_bucket(bucket, group)
 
-    def _step_bucket(self, bucket: list[tuple[nn.Parameter, Tensor]], group: dict[str, Any]) -> None:
+    def _step_bucket(self, bucket: list[tuple[nn.Parameter, Tensor, Tensor]], group: dict[str, Any]) -> None:
         settings, first = group["settings"], bucket[0][0]
         bad = torch.zeros((), device=first.device) if self.found_inf is None else self.found_inf
         update = torch.empty(len(bucket), *first.shape, dtype=settings.dtype, device=first.device)
-        for row, (p, momentum) in zip(update, bucket, strict=True):
-            grad = torch.where(bad.bool(), momentum, p.grad)  # the momentum on its way to itself keeps every bit
+        for row, (_, grad, momentum) in zip(update, bucket, strict=True):
+            grad = torch.where(bad.bool(), momentum, grad)  # the momentum on its way to itself keeps every bit
             momentum.lerp_(grad, 1 - settings.momentum)
             row.copy_(grad.lerp_(momentum, settings.momentum))
         rate = ((1 - bad) * group["lr"]).to(first.dtype)
         keep, size = 1 - rate * group["weight_decay"], -0.2 * math.sqrt(max(first.shape)) * rate
-        for row, (p, _) in zip(orthogonalise(update, settings.iterations, settings.dtype), bucket, strict=True):
+        for row, (p, _, _) in zip(orthogonalise(update, settings.iterations, settings.dtype), bucket, strict=True):
             p.mul_(keep).addcmul_(row.to(p.dtype), size)
 
     def state_dict(self) -> dict[str, Any]:
