@@ -75,7 +75,7 @@ class Quickstart:
 
     def fetch(self) -> Mapping[str, Any]:
         """Download and draw the demo corpus."""
-        return corpus.fetched(self.progress.tick, self.cache)
+        return {**corpus.fetched(self.progress.tick, self.cache), "commit": commit()}
 
     def curate(self) -> Mapping[str, Any]:
         """Take rows in, run the tasks over the krablet, export shards."""
@@ -171,7 +171,7 @@ class Quickstart:
             "data": "demo corpus: Fluent emoji (MIT), Noto emoji (Apache-2.0), Twemoji (CC BY 4.0)",
             "recipe": f"quickstart, preset {self.preset.name}, seed {self.seed}",
             "preset": asdict(self.preset),
-            "commit": commit(),
+            "commit": self.fact("fetch").get("commit", "unknown"),
             "concepts": list(self.vocabulary),
         }
         return bundle.save(
