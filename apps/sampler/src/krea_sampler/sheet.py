@@ -8,7 +8,7 @@ __all__ = ["contact_sheet"]
 
 CELL_PX = 128  # smaller pictures are enlarged to this, so that a sheet can be judged by eye
 GAP_PX = 6
-LABEL_PX = 16
+LABEL_PX = 20
 
 
 def contact_sheet(images: Sequence[Image.Image], rows: Sequence[str], columns: Sequence[str]) -> Image.Image:
@@ -21,7 +21,7 @@ def contact_sheet(images: Sequence[Image.Image], rows: Sequence[str], columns: S
     step_x, step_y = width + GAP_PX, height + GAP_PX + LABEL_PX
     sheet = Image.new("RGB", (GAP_PX + step_x * len(columns), GAP_PX + LABEL_PX + step_y * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(LABEL_PX - 4)
+    font = ImageFont.load_default(LABEL_PX - 8)
     for j, label in enumerate(columns):
         draw.text((GAP_PX + j * step_x, 2), fitted(label, width, font), "gray", font)
     for i, label in enumerate(rows):

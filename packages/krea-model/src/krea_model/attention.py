@@ -20,7 +20,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
     if order == list(range(len(order))):
         return _ascending(q, k, v, lengths)
     ascending = [lengths[i] for i in order]
-    out = _ascending(*(_reorder(x, lengths, order) for x in (q, k, v)), ascending)
+    q, k, v = (_reorder(x, lengths, order) for x in (q, k, v))
+    out = _ascending(q, k, v, ascending)
     return _reorder(out, ascending, sorted(range(len(order)), key=order.__getitem__))
 
 
