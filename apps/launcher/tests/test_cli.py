@@ -1,7 +1,11 @@
 """The command line: help with examples, one red line for a mistake, and a list of flags that changes on purpose."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import typer
 from krea_launcher.cli import app
 from typer.testing import CliRunner
@@ -32,3 +36,16 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     assert done.exit_code == 2
     assert "cannot write to" in done.stderr
     assert "Traceback" not in done.output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+def test_an_interrupt_during_imports_is_quiet() -> None:
+    program = """
+import os, signal
+from krea_curator.interrupt import at_once
+with at_once():
+    os.kill(os.getpid(), signal.SIGINT)
+print("still here")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

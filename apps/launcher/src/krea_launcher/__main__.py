@@ -1,16 +1,14 @@
 """`python -m krea_launcher` is `krea-launch`."""
 
-import sys
+from krea_curator.interrupt import at_once
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Start the command line; Ctrl-C while it is being imported ends without a traceback."""
-    try:
+    """Start the command line."""
+    with at_once():
         from krea_launcher.cli import app
-    except KeyboardInterrupt:
-        sys.exit(130)
     app()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from krea_curator.interrupt import at_once
 from krea_data.demo import FetchError
 from krea_data.krablet import KrabletError
 from rich.console import Console
@@ -57,7 +58,8 @@ def quickstart(
         if preset not in NAMES:
             raise ValueError(f"no preset {preset!r}; choose from {', '.join(NAMES)}")
         console = Console()
-        with console.status("importing torch"):
+        console.print("importing torch", style="dim")
+        with at_once():
             from krea_launcher.compose import build
             from krea_launcher.presets import PRESETS
         chosen = PRESETS[preset]()

@@ -1,16 +1,14 @@
 """`python -m krea_sampler` is `krea-sample`."""
 
-import sys
+from krea_sampler.interrupt import at_once
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Start the command line; Ctrl-C while it is being imported ends without a traceback."""
-    try:
+    """Start the command line."""
+    with at_once():
         from krea_sampler.cli import app
-    except KeyboardInterrupt:
-        sys.exit(130)
     app()
 
 

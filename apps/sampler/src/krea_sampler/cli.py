@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from krea_sampler import picture
 from krea_sampler.delivery import target
+from krea_sampler.interrupt import at_once
 from krea_sampler.order import Order, weighted
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def draw(
             seed=seed, n=n, steps=steps, guidance=guidance, side_px=side_px, grid=True if grid else None
         )
         place = target(out, 1 if order.grid else len(order.pictures))
-        from krea_sampler import compose, drawing  # not at the top: they load torch, which --help can do without
+        with at_once():
+            from krea_sampler import compose, drawing  # not at the top: they load torch, which --help can do without
 
         setup = compose.Setup(
             model=model,
