@@ -66,7 +66,7 @@ def test_two_launchers_at_once_share_the_servers(root: Path, spawn: Spawn) -> No
     users = [spawn("use", root=str(root), shards=2, seconds=0.5) for _ in range(2)]
     new = [int(user.communicate(timeout=200)[0]) for user in users]
     assert [user.returncode for user in users] == [0, 0]
-    assert sorted(new) == [0, 20]
+    assert sum(new) == 20, "each row is new to one of them; which one may differ by shard"
     assert (postmaster(root, 0), postmaster(root, 1)) == (0, 0)
 
 
