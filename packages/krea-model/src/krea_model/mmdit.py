@@ -189,13 +189,15 @@ class MMDiT(nn.Module):
 
 def spread(per_sample: Tensor, lengths: Sequence[int]) -> Tensor:
     """`b f` -> `s f`: repeat each sample's vector over its tokens."""
+    if len(set(lengths)) == 1:
+        return per_sample[:, None].expand(-1, lengths[0], -1).flatten(0, 1)
     counts = torch.tensor(lengths, device=per_sample.device)
     return per_sample.repeat_interleave(counts, 0, output_size=sum(lengths))
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor, lengths: Sequence[int]) -> Tensor:
     """(1 + scale) x + shift with one scale and shift per sample."""
-    return x * (1 + spread(scale, lengths)) + spread(shift, lengths)
+    return x * spread(1 + scale, lengths) + spread(shift, lengths)
 
 
 def interleave(text: Tensor, image: Tensor, texts: Sequence[int], images: Sequence[int]) -> Tensor:
@@ -234,6 +236,5 @@ def rope_table(texts: Sequence[int], grids: Grids, axes: Sequence[int], theta: f
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Rotate consecutive pairs of each head; x: `s n d`, rope: `s d/2 2`; computed in fp32."""
-    cos, sin = rope[:, None, :, 0], rope[:, None, :, 1]
-    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).to(x.dtype)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.view_as_complex(rope)[:, None]).flatten(-2).to(x.dtype)
