@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from krea_launcher.compose import build
 from krea_launcher.presets import smoke
 from krea_launcher.quickstart import Quickstart
@@ -21,7 +22,6 @@ from krea_launcher.run import open_run, write
 from krea_model import bundle
 from rich.console import Console
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 pytestmark = [
     pytest.mark.postgres,
@@ -129,10 +129,22 @@ def test_the_printed_commands_are_understood(finished: Path) -> None:
     for uv, run, name, *arguments in commands:
         assert (uv, run) == ("uv", "run")
         if name in apps:
-            assert CliRunner().invoke(apps[name], [*arguments, "--help"]).exit_code == 0
+            command = typer.main.get_command(apps[name]).commands[arguments[0]]  # type: ignore[attr-defined]
+            assert command.make_context(arguments[0], arguments[1:]).params  # raises for an unknown flag or value
         for flag in ("--out", "--home", "--model"):
             if flag in arguments:
                 assert Path(arguments[arguments.index(flag) + 1]).exists() == (flag != "--out")
+
+
+def test_a_cache_removed_before_the_curation_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new, asked = tmp_path / "new cache", []
+    monkeypatch.setattr("krea_launcher.corpus.fetched", lambda tick, cache: {"folder": str(new)})
+    monkeypatch.setattr("krea_launcher.corpus.curated", lambda corpus, *rest: asked.append(corpus) or {})
+    with open_run(tmp_path / "run", {}) as run:
+        write(run.path("facts", "fetch.json"), json.dumps({"folder": str(tmp_path / "gone"), "seconds": 1.0}))
+        with build(run, smoke(), 0, Console(quiet=True), None) as work:
+            work.curate()
+    assert asked == [new]
 
 
 def test_a_removed_cache_hinders_no_later_stage(finished: Path) -> None:

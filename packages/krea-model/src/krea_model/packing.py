@@ -42,7 +42,7 @@ def level(
     """Round the tokens of a batch up to a multiple, by one more sample that has text of zeros and no image.
 
     Nothing else changes, the velocity included. Batches of a few sizes instead of hundreds keep the C library's heap
-    from splintering: 245 ms a step instead of 368 in the quickstart.
+    from splintering, which slows a long run on the CPU by a quarter (docs/benchmarks.md).
     """
     extra = -(sum(cond.lengths) + sum(h * w for h, w in grids)) % multiple
     if not extra:
