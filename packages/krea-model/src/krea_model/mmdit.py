@@ -5,15 +5,17 @@ computed on padding. Time runs from 1 (noise) to 0 (image); the output is the ve
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from krea_model import kernels
 from krea_model.attention import attend
 from krea_model.configs import Config
 from krea_model.interfaces import Conditioning, Grids
+from krea_model.spans import Spans
 
 __all__ = ["MMDiT"]
 
@@ -30,12 +32,17 @@ class RMSNorm(nn.Module):
 
 
 class QKNorm(nn.Module):
-    """Separate norms for queries and keys, over the head size."""
+    """Separate norms for queries and keys, over the head size, and then the rotation of their positions."""
 
     def __init__(self, head: int) -> None:
         super().__init__()
         self.qnorm = RMSNorm(head)
         self.knorm = RMSNorm(head)
+
+    def forward(self, q: Tensor, k: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor]:
+        if rope is None:
+            return self.qnorm(q), self.knorm(k)
+        return kernels.norm_rotate(q, self.qnorm.scale, rope), kernels.norm_rotate(k, self.knorm.scale, rope)
 
 
 class Attention(nn.Module):
@@ -51,13 +58,11 @@ class Attention(nn.Module):
         self.wo = nn.Linear(features, features, bias=False)
         self.qknorm = QKNorm(self.head)
 
-    def forward(self, x: Tensor, lengths: Sequence[int], rope: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, spans: Spans, rope: Tensor | None = None) -> Tensor:
         q, k, v = (w(x).unflatten(-1, (-1, self.head)) for w in (self.wq, self.wk, self.wv))
-        q, k = self.qknorm.qnorm(q), self.qknorm.knorm(k)
-        if rope is not None:
-            q, k = rotate(q, rope), rotate(k, rope)
-        out = attend(q, k, v, lengths).flatten(-2)
-        return self.wo(out * torch.sigmoid(self.gate(x)))
+        q, k = self.qknorm(q, k, rope)
+        out = attend(q, k, v, spans).flatten(-2)
+        return self.wo(kernels.gate_output(out, self.gate(x)))
 
 
 class SwiGLU(nn.Module):
@@ -70,7 +75,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, features, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return in_pieces(lambda rows: self.down(kernels.swiglu(self.gate(rows), self.up(rows))), x, 1024)
 
 
 class Modulation(nn.Module):
@@ -91,8 +96,8 @@ class TextBlock(nn.Module):
         self.attn = Attention(config.txtdim, config.txtheads, config.txtkvheads)
         self.mlp = SwiGLU(config.txtdim, config.txtmlp)
 
-    def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
-        x = x + self.attn(self.prenorm(x), lengths)
+    def forward(self, x: Tensor, spans: Spans) -> Tensor:
+        x = x + self.attn(self.prenorm(x), spans)
         return x + self.mlp(self.postnorm(x))
 
 
@@ -106,14 +111,20 @@ class TextFusion(nn.Module):
         self.refiner_blocks = nn.ModuleList(TextBlock(config) for _ in range(2))
 
     def forward(self, states: Tensor, lengths: Sequence[int]) -> Tensor:
+        x = in_pieces(self.fuse, states, 64)
+        spans = Spans.of(lengths, x.device)
+        for block in self.refiner_blocks:
+            x = block(x, spans)
+        return x
+
+    def fuse(self, states: Tensor) -> Tensor:
+        """`t k f` -> `t f`: every token by itself, so that many tokens may be done in pieces."""
         tokens, taps, _ = states.shape
+        spans = Spans.of((taps,) * tokens, states.device)
         x = states.flatten(0, 1)
         for block in self.layerwise_blocks:
-            x = block(x, (taps,) * tokens)
-        x = self.projector(x.unflatten(0, (tokens, taps)).transpose(1, 2)).squeeze(-1)
-        for block in self.refiner_blocks:
-            x = block(x, lengths)
-        return x
+            x = block(x, spans)
+        return self.projector(x.unflatten(0, (tokens, taps)).transpose(1, 2)).squeeze(-1)
 
 
 class Block(nn.Module):
@@ -127,10 +138,12 @@ class Block(nn.Module):
         self.attn = Attention(config.features, config.heads, config.kvheads)
         self.mlp = SwiGLU(config.features, config.mlp)
 
-    def forward(self, x: Tensor, mod: Tensor, lengths: Sequence[int], rope: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mod: Tensor, spans: Spans, rope: Tensor) -> Tensor:
         scale1, shift1, gate1, scale2, shift2, gate2 = (mod + self.mod.lin.to(mod.dtype)).chunk(6, -1)
-        x = x + spread(gate1, lengths) * self.attn(modulate(self.prenorm(x), scale1, shift1, lengths), lengths, rope)
-        return x + spread(gate2, lengths) * self.mlp(modulate(self.postnorm(x), scale2, shift2, lengths))
+        y = self.attn(kernels.rms_norm_modulate(x, self.prenorm.scale, scale1, shift1, spans), spans, rope)
+        x = kernels.gated_residual(x, y, gate1, spans)
+        y = self.mlp(kernels.rms_norm_modulate(x, self.postnorm.scale, scale2, shift2, spans))
+        return kernels.gated_residual(x, y, gate2, spans)
 
 
 class LastLayer(nn.Module):
@@ -142,9 +155,9 @@ class LastLayer(nn.Module):
         self.norm = RMSNorm(config.features)
         self.linear = nn.Linear(config.features, config.token_features)
 
-    def forward(self, x: Tensor, temb: Tensor, lengths: Sequence[int]) -> Tensor:
+    def forward(self, x: Tensor, temb: Tensor, spans: Spans) -> Tensor:
         scale, shift = (temb + row.to(temb.dtype) for row in self.modulation.lin)
-        return self.linear(modulate(self.norm(x), scale, shift, lengths))
+        return self.linear(kernels.rms_norm_modulate(x, self.norm.scale, scale, shift, spans))
 
 
 class MMDiT(nn.Module):
@@ -178,26 +191,20 @@ class MMDiT(nn.Module):
         image = self.first(x.to(self.first.weight.dtype))
         sizes = [h * w for h, w in grids]
         lengths = [n + m for n, m in zip(cond.lengths, sizes, strict=True)]
-        seq = interleave(text, image, cond.lengths, sizes)
+        seq, spans = interleave(text, image, cond.lengths, sizes), Spans.of(lengths, x.device)
         rope = rope_table(cond.lengths, grids, self.config.axes, self.config.theta, x.device)
         temb = self.tmlp(timestep_features(t, self.config.tdim).to(image.dtype))
         mod = self.tproj(temb)
         for block in self.blocks:
-            seq = block(seq, mod, lengths, rope)
-        return self.last(image_tokens(seq, cond.lengths, sizes), temb, sizes).to(x.dtype)
+            seq = block(seq, mod, spans, rope)
+        return self.last(image_tokens(seq, cond.lengths, sizes), temb, Spans.of(sizes, x.device)).to(x.dtype)
 
 
-def spread(per_sample: Tensor, lengths: Sequence[int]) -> Tensor:
-    """`b f` -> `s f`: repeat each sample's vector over its tokens."""
-    if len(set(lengths)) == 1:
-        return per_sample[:, None].expand(-1, lengths[0], -1).flatten(0, 1)
-    counts = torch.tensor(lengths, device=per_sample.device)
-    return per_sample.repeat_interleave(counts, 0, output_size=sum(lengths))
-
-
-def modulate(x: Tensor, scale: Tensor, shift: Tensor, lengths: Sequence[int]) -> Tensor:
-    """(1 + scale) x + shift with one scale and shift per sample."""
-    return x * spread(1 + scale, lengths) + spread(shift, lengths)
+def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
+    """`function(x)`; on the CPU by pieces of that many rows, whose intermediate results then stay in its cache."""
+    if x.device.type != "cpu" or len(x) <= rows or torch.compiler.is_compiling():
+        return function(x)
+    return torch.cat([function(part) for part in x.chunk(-(-len(x) // rows))])
 
 
 def interleave(text: Tensor, image: Tensor, texts: Sequence[int], images: Sequence[int]) -> Tensor:
@@ -227,14 +234,8 @@ def rope_table(texts: Sequence[int], grids: Grids, axes: Sequence[int], theta: f
         parts.append(torch.zeros(n, 3, dtype=torch.float64))
         rows, cols = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
         parts.append(torch.stack([torch.zeros_like(rows), rows, cols], -1).reshape(-1, 3).double())
-    pos = torch.cat(parts)
+    pos = torch.cat(parts).to(device if device.type != "mps" else "cpu")  # which has no float64
     angles = torch.cat(
-        [pos[:, i, None] * theta ** (-torch.arange(0, m, 2, dtype=torch.float64) / m) for i, m in enumerate(axes)], -1
+        [pos[:, i, None] * theta ** (-torch.arange(0, m, 2).to(pos) / m) for i, m in enumerate(axes)], -1
     )
     return torch.stack([angles.cos(), angles.sin()], -1).float().to(device)
-
-
-def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Rotate consecutive pairs of each head; x: `s n d`, rope: `s d/2 2`; computed in fp32."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * torch.view_as_complex(rope)[:, None]).flatten(-2).to(x.dtype)

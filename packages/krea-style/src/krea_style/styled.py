@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from krea_model.interfaces import Conditioning, Grids, Velocity
 from krea_model.mmdit import MMDiT, image_tokens, interleave, rope_table, timestep_features
+from krea_model.spans import Spans
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -98,16 +99,17 @@ class StyledMMDiT(nn.Module):
         base, text = self.base, self.base.text(cond)
         sizes = [h * w for h, w in grids]
         lengths = [n + m for n, m in zip(cond.lengths, sizes, strict=True)]
+        spans = Spans.of(lengths, x.device)
         seq = interleave(text, base.first(x.to(base.first.weight.dtype)), cond.lengths, sizes)
         rope = rope_table(cond.lengths, grids, base.config.axes, base.config.theta, x.device)
         temb = base.tmlp(timestep_features(t, base.config.tdim).to(seq.dtype))
         mod = base.tproj(temb)
         nothing = torch.zeros_like(text)
         for block, adapter in zip(base.blocks, self.adapters, strict=True):
-            seq = block(seq, mod, lengths, rope)
+            seq = block(seq, mod, spans, rope)
             heard = adapter(image_tokens(seq, cond.lengths, sizes).to(style.tokens.dtype), style, sizes)
             seq = seq + interleave(nothing, heard.to(seq.dtype), cond.lengths, sizes)
-        return base.last(image_tokens(seq, cond.lengths, sizes), temb, sizes).to(x.dtype)
+        return base.last(image_tokens(seq, cond.lengths, sizes), temb, Spans.of(sizes, x.device)).to(x.dtype)
 
     def active(self, style: Style, images: int) -> Style | None:
         """The references that act, in this module's precision; None if none does."""

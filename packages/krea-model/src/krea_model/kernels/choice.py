@@ -1,50 +1,68 @@
-"""Choose an implementation of each operation for a device, once, and say in the log which and why."""
+"""Choose an implementation of the operations for a type of device, once, and say in the log which and why."""
 
-import functools
 import logging
-from collections.abc import Callable
+from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from krea_model.kernels import reference
+from krea_model.spans import Spans
 
-__all__ = ["gate_output", "implementation", "rms_norm_modulate", "rotate", "swiglu"]
+__all__ = ["gate_output", "gated_residual", "implementation", "norm_rotate", "rms_norm_modulate", "swiglu"]
 
 log = logging.getLogger(__name__)
+_kernels: dict[str, bool] = {}  # by type of device, as asked for
 
 
-def rms_norm_modulate(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, sample: Tensor) -> Tensor:
+def rms_norm_modulate(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, spans: Spans) -> Tensor:
     """See `reference.rms_norm_modulate`."""
-    return implementation("rms_norm_modulate", x.device.type)(x, weight, scale, shift, sample)
+    return implementation(x.device.type).rms_norm_modulate(x, weight, scale, shift, spans)
 
 
-def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """See `reference.rotate`."""
-    return implementation("rotate", x.device.type)(x, rope)
+def norm_rotate(x: Tensor, weight: Tensor, rope: Tensor) -> Tensor:
+    """See `reference.norm_rotate`."""
+    return implementation(x.device.type).norm_rotate(x, weight, rope)
 
 
 def gate_output(out: Tensor, gate: Tensor) -> Tensor:
     """See `reference.gate_output`."""
-    return implementation("gate_output", out.device.type)(out, gate)
+    return implementation(out.device.type).gate_output(out, gate)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """See `reference.swiglu`."""
-    return implementation("swiglu", gate.device.type)(gate, up)
+    return implementation(gate.device.type).swiglu(gate, up)
 
 
-@functools.cache
-def implementation(operation: str, device: str) -> Callable[..., Tensor]:
-    """The function that computes an operation on a type of device ("cpu", "cuda"); logs the choice the first time."""
-    chosen, why = getattr(reference, operation), f"there is no kernel for {device}"
-    if device == "cuda" and operation != "rms_norm_modulate":
-        why = "there is no kernel for it yet"
-    elif device == "cuda":
-        try:
-            from krea_model.kernels import triton_norm
-        except ImportError as error:
-            why = f"triton cannot be imported: {error}"
-        else:
-            chosen, why = triton_norm.rms_norm_modulate, "triton is installed"
-    log.info("%s on %s: %s, because %s", operation, device, chosen.__module__, why)
-    return chosen
+def gated_residual(x: Tensor, branch: Tensor, gate: Tensor, spans: Spans) -> Tensor:
+    """See `reference.gated_residual`."""
+    return implementation(x.device.type).gated_residual(x, branch, gate, spans)
+
+
+def implementation(device: str) -> ModuleType:
+    """The module whose functions run on a type of device ("cpu", "cuda"); the first call for it logs the choice."""
+    if not _has_kernels(device):
+        return reference
+    from krea_model.kernels import fused
+
+    return fused
+
+
+@torch.compiler.assume_constant_result  # a compiler asks once, while it traces, and keeps the answer
+def _has_kernels(device: str) -> bool:
+    if device not in _kernels:
+        module, why = _choose(device)
+        log.info("fused operations on %s: %s, because %s", device, module.__name__, why)
+        _kernels[device] = module is not reference
+    return _kernels[device]
+
+
+def _choose(device: str) -> tuple[ModuleType, str]:
+    if device != "cuda":
+        return reference, f"there are no kernels for {device}"
+    try:
+        from krea_model.kernels import fused
+    except ImportError as error:
+        return reference, str(error)
+    return fused, "Triton is installed"
