@@ -32,13 +32,15 @@ from krea_infra.processes import Processes
 from krea_infra.telemetry import json_lines, lines, prometheus, tee
 from krea_infra.testing import MemoryCluster, MemoryProvider, MemoryQueues
 from krea_model.autoencoder import QwenImageAutoencoder
+from krea_model.flux_autoencoder import Flux1Autoencoder, Flux2Autoencoder
 from krea_model.interfaces import Autoencoder, TextEncoder, Velocity
 from krea_model.minilm import MiniLM
 from krea_model.mmdit import MMDiT
 from krea_model.smallae import SmallAutoencoder
+from krea_model.t5 import T5Encoder
 from krea_model.testing import FakeAutoencoder, FakeTextEncoder
 from krea_model.text import Qwen3VLEncoder
-from krea_model.textcache import TextCache
+from krea_model.textcache import CachedEncoder, TextCache
 from krea_rl.interfaces import Reward
 from krea_rl.preference import PreferenceObjective
 from krea_rl.rewards.text import TextReward
@@ -57,8 +59,14 @@ from krea_train.testing import Recorder, SquareBatch, Squares, WordStates
 ROOT = Path(__file__).resolve().parents[1]
 
 velocities: list[type[Velocity]] = [MMDiT, StyledMMDiT, Ring, LinearHead]
-text_encoders: list[type[TextEncoder]] = [Qwen3VLEncoder, MiniLM, TextCache, FakeTextEncoder, WordStates, PlainText]
-autoencoders: list[type[Autoencoder]] = [QwenImageAutoencoder, SmallAutoencoder, FakeAutoencoder]
+text_encoders: list[type[TextEncoder]] = [
+    *(Qwen3VLEncoder, T5Encoder, MiniLM, TextCache, CachedEncoder),
+    *(FakeTextEncoder, WordStates, PlainText),
+]
+autoencoders: list[type[Autoencoder]] = [
+    *(QwenImageAutoencoder, Flux1Autoencoder, Flux2Autoencoder),
+    *(SmallAutoencoder, FakeAutoencoder),
+]
 tables: list[type[Table]] = [MemoryTable, Krablet]
 work_queues: list[type[WorkQueues]] = [MemoryTable, Krablet]
 work_tables: list[type[WorkTable]] = [MemoryTable, Krablet]

@@ -1,3 +1,4 @@
+import copy
 import importlib
 import json
 import logging
@@ -9,6 +10,7 @@ import torch
 from diffusers.pipelines.krea2.pipeline_krea2 import Krea2Pipeline
 from krea_model.interfaces import TextEncoder
 from krea_model.text import PREFIX, SUFFIX, TAPS, Qwen3VLEncoder, load
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLModel
 
@@ -81,14 +83,16 @@ def padded_reference(model, tokenizer, prompts, tokens=64):
         return pipeline.get_text_hidden_states(prompts, tokens, torch.device("cpu"))
 
 
-def test_natural_lengths_equal_the_padded_way_of_diffusers(model, tokenizer):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-12)])
+def test_natural_lengths_equal_the_padded_way_of_diffusers(model, tokenizer, dtype, tolerance):
+    model = copy.deepcopy(model).to(dtype)
     encoder: TextEncoder = Qwen3VLEncoder(model, tokenizer, taps=TINY_TAPS, max_tokens=64, batch=2)
     cond = encoder(PROMPTS)
     states, mask = padded_reference(model, tokenizer, PROMPTS)
     assert cond.lengths == tuple(mask.sum(1).tolist())
     assert cond.states.shape == (sum(cond.lengths), 3, 32)
     assert states[mask].std() > 0.5
-    assert (cond.states - states[mask]).abs().max() <= 1e-5
+    assert (cond.states - states[mask]).abs().max() <= tolerance * states[mask].abs().max()
 
 
 def test_a_prompt_does_not_depend_on_its_batch(model, tokenizer):
@@ -115,9 +119,26 @@ def test_a_prompt_that_is_too_long_is_cut_as_in_diffusers_and_it_is_said(model, 
     assert cond.lengths == (24,)
     assert "tokens too long" in caplog.text
     assert "last words" in caplog.text
+    cut = encoder.cut(prompt)
+    assert prompt.endswith(cut)
+    assert "last words" in cut
+    assert tokenizer(PREFIX + prompt.removesuffix(cut)).input_ids + tokenizer(SUFFIX).input_ids == encoder.tokens(
+        prompt
+    )
+    assert encoder.cut("a red cat") == ""
     states, mask = padded_reference(model, tokenizer, [prompt], 24)
     assert mask.all()
     assert (cond.states - states[0]).abs().max() <= 1e-5
+
+
+def test_taps_are_the_hidden_states_of_the_prompt_alone(model, tokenizer):
+    encoder = Qwen3VLEncoder(model, tokenizer, taps=range(7))
+    ids = encoder.tokens("a red cat")
+    with torch.no_grad():
+        listed = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+    assert len(listed) == 7
+    states = encoder(["a red cat"]).states
+    assert (states - torch.stack([one[0, -len(states) :] for one in listed], 1)).abs().max() <= 1e-6
 
 
 def test_taps_are_outputs_of_decoder_layers(model, tokenizer):
@@ -144,6 +165,45 @@ def test_it_loads_from_an_encoder_folder_and_from_a_pipeline_folder(model, token
     assert torch.equal(encoder(["a red cat"]).states, want.states)
     with pytest.raises(ValueError, match="holds no text encoder"):
         load(tmp_path)
+    (tmp_path / "pipeline" / "tokenizer" / "tokenizer.json").unlink()
+    (tmp_path / "pipeline" / "tokenizer" / "tokenizer_config.json").unlink()
+    with pytest.raises(ValueError, match=r"holds no tokenizer \(tokenizer.json\)"):
+        load(tmp_path / "pipeline")
+
+
+def test_another_model_a_part_of_one_and_pickled_weights_are_not_loaded(model, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    lost = next(name for name in weights if "layers.3.mlp.up_proj" in name)
+    del weights[lost]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks weights, first .*layers\.3\.mlp\.up_proj"):
+        load(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="holds no text encoder"):
+        load(tmp_path)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    with pytest.raises(ValueError, match="of type 'qwen3'; Krea 2 reads Qwen3-VL"):
+        load(tmp_path)
+
+
+def test_it_can_be_converted_and_moved(model, tokenizer):
+    encoder = Qwen3VLEncoder(copy.deepcopy(model), tokenizer, taps=TINY_TAPS)
+    before = encoder(["a red cat"]).states
+    half = encoder.to(dtype=torch.bfloat16)(["a red cat"]).states
+    assert half.dtype == torch.bfloat16
+    assert 0 < (half.float() - before).abs().max() < 0.2
+    assert encoder.to("meta").device.type == "meta"
+
+
+def test_a_bare_string_and_no_prompts_are_errors(model, tokenizer):
+    encoder = Qwen3VLEncoder(model, tokenizer, taps=TINY_TAPS)
+    for wrong in ("a red cat", []):
+        with pytest.raises(ValueError, match="give a list that holds at least one string"):
+            encoder(wrong)
 
 
 def test_settings_that_cannot_work_are_errors(model, tokenizer):

@@ -9,10 +9,12 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
+from torch import nn
 
+from krea_model.encoding import by_length, identity, prompt_list
 from krea_model.interfaces import Conditioning
 
 try:
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 class Qwen3VLEncoder:
     """Prompts -> states of the prompt and the template's suffix, `t k f`, at their natural lengths.
 
+    taps: layers; the very last one is given after the final norm, all others before it, as transformers does.
     max_tokens: what the model gets of a prompt, its 5 suffix tokens included; longer ones are cut, and that is logged.
     batch: prompts per forward pass.
     """
@@ -47,6 +50,7 @@ class Qwen3VLEncoder:
         if not taps or not 0 <= min(taps) <= max(taps) <= layers:
             raise ValueError(f"taps {tuple(taps)} of an encoder with {layers} layers; each must lie between 0 and that")
         self.model, self.tokenizer, self.taps, self.batch = model, tokenizer, tuple(taps), batch
+        self.max_tokens = max_tokens
         self._suffix: list[int] = tokenizer(SUFFIX).input_ids
         self._drop = len(tokenizer(PREFIX).input_ids)
         self._limit = self._drop + max_tokens - len(self._suffix)
@@ -55,14 +59,28 @@ class Qwen3VLEncoder:
                 f"max_tokens {max_tokens} leaves no room for a prompt; the suffix takes {len(self._suffix)}"
             )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and so the states."""
+        return self.model.device
+
+    @property
+    def name(self) -> str:
+        """Which weights, vocabulary, taps, window and number format: the key of a cache. Computed when asked for."""
+        settings = {"taps": self.taps, "max_tokens": self.max_tokens, "template": [PREFIX, SUFFIX]}
+        return identity("qwen3vl", self.model, self.tokenizer, settings)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move or convert the weights in place."""
+        nn.Module.to(self.model, device=device, dtype=dtype)
+        return self
+
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts of any lengths; the states of one do not depend on the others."""
-        tokens = [self.tokens(prompt) for prompt in prompts]
-        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        tokens = [self.tokens(prompt) for prompt in prompt_list(prompts)]
         states: dict[int, torch.Tensor] = {}
-        for start in range(0, len(order), self.batch):
-            chosen = order[start : start + self.batch]
+        for chosen in by_length(tokens, self.batch):
             states |= zip(chosen, self._encode([tokens[i] for i in chosen]), strict=True)
         return Conditioning(
             torch.cat([states[i] for i in range(len(tokens))]), tuple(len(ids) - self._drop for ids in tokens)
@@ -70,11 +88,18 @@ class Qwen3VLEncoder:
 
     def tokens(self, prompt: str) -> list[int]:
         """Ids of prefix, prompt and suffix; prefix and prompt are tokenised together, as in training."""
+        ids, cut = self._split(prompt)
+        if cut:
+            log.warning("the prompt is %d tokens too long; not encoded: %r", len(cut), self.tokenizer.decode(cut))
+        return [*ids, *self._suffix]
+
+    def cut(self, prompt: str) -> str:
+        """The end of a prompt that does not fit into the window and is not encoded; empty if all of it fits."""
+        return self.tokenizer.decode(self._split(prompt)[1])
+
+    def _split(self, prompt: str) -> tuple[list[int], list[int]]:
         ids = self.tokenizer(PREFIX + prompt).input_ids
-        if len(ids) > self._limit:
-            cut = self.tokenizer.decode(ids[self._limit :])
-            log.warning("the prompt is %d tokens too long; not encoded: %r", len(ids) - self._limit, cut)
-        return [*ids[: self._limit], *self._suffix]
+        return ids[: self._limit], ids[self._limit :]
 
     def _encode(self, tokens: list[list[int]]) -> list[torch.Tensor]:
         longest = max(map(len, tokens))
@@ -88,12 +113,23 @@ class Qwen3VLEncoder:
 
 
 def load(path: str | Path, dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> Qwen3VLEncoder:
-    """The encoder of a Qwen3-VL folder, or of a pipeline folder (`text_encoder`, `tokenizer`, taps in its index)."""
+    """The encoder of a Qwen3-VL folder, or of a pipeline folder (`text_encoder`, `tokenizer`, taps in its index).
+
+    ValueError if the folder holds none, another model, or only a part of it.
+    """
     folder = Path(path)
     inner, words, index = folder / "text_encoder", folder / "tokenizer", folder / "model_index.json"
-    if not (inner if inner.is_dir() else folder).joinpath("config.json").is_file():
+    inner, words = (one if one.is_dir() else folder for one in (inner, words))
+    if not (inner / "config.json").is_file() or not any(inner.glob("*.safetensors")):
         raise ValueError(f"{path} holds no text encoder (config.json and safetensors); give a transformers folder")
+    kind = json.loads((inner / "config.json").read_text()).get("model_type")
+    if kind != "qwen3_vl":
+        raise ValueError(f"{inner} is a model of type {kind!r}; Krea 2 reads Qwen3-VL, type 'qwen3_vl'")
+    if not any(words.glob("tokenizer*.json")):
+        raise ValueError(f"{words} holds no tokenizer (tokenizer.json); copy it from the Qwen3-VL repository")
     taps = json.loads(index.read_text()).get("text_encoder_select_layers") if index.is_file() else None
-    model = Qwen3VLModel.from_pretrained(inner if inner.is_dir() else folder, dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(words if words.is_dir() else folder)
-    return Qwen3VLEncoder(model.to(device).eval(), tokenizer, taps=taps or TAPS)  # pyright: ignore[reportArgumentType]
+    read: Any = Qwen3VLModel.from_pretrained  # its annotation leaves out the pair
+    model, info = read(inner, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    if info["missing_keys"]:
+        raise ValueError(f"{inner} lacks weights, first {min(info['missing_keys'])}; the download is incomplete")
+    return Qwen3VLEncoder(model.eval(), AutoTokenizer.from_pretrained(words), taps=taps or TAPS).to(device)

@@ -1,18 +1,34 @@
-"""Encoded prompts on disk: each distinct prompt is encoded once, then looked up."""
+"""Encoded prompts on disk: each distinct prompt is encoded once, then looked up.
+
+`TextCache` is one table of prompts known beforehand; `CachedEncoder` grows a folder as prompts come.
+"""
 
 import hashlib
 import json
+import logging
+import os
+import re
+import time
+import uuid
+import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
+from krea_model.encoding import prompt_list
 from krea_model.interfaces import Conditioning, TextEncoder
 from krea_model.weights import write_tensors
 
-__all__ = ["TextCache", "fingerprint"]
+__all__ = ["CachedEncoder", "TextCache", "fingerprint", "prune"]
+
+STALE_S = 3600.0  # a temporary file older than this was left by a process that died
+
+log = logging.getLogger(__name__)
 
 
 class TextCache:
@@ -68,3 +84,112 @@ def fingerprint(*tensors: Tensor) -> str:
     for tensor in tensors:
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+class CachedEncoder:
+    """A `TextEncoder` that keeps every prompt's states in a folder and encodes only those that are not there.
+
+    One safetensors file per prompt, `folder/name/ab/<sha256 of the text>.safetensors`, in the number format of the
+    encoder. Several processes may share the folder. A damaged file is encoded again, a full disk costs only the
+    keeping, and both are logged. Krea 2's states take 61 kB per token in bf16: see `prune`.
+
+    encoder: asked for missing prompts alone; it may be a function that loads the weights when it is first called.
+    name: which encoder made the states, by default `encoder.name`; another name never shares a file.
+    device: where states are wanted; None is the encoder's device if it has one, else the CPU.
+    """
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        folder: str | Path,
+        name: str | None = None,
+        *,
+        device: str | torch.device | None = None,
+    ) -> None:
+        name = getattr(encoder, "name", None) if name is None else name
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError(
+                f"name of the encoder is {name!r}; give letters, digits, '.', '_' and '-', as a folder has"
+            )
+        self.encoder, self.name, self.device = encoder, name, device
+        self.folder = Path(folder) / name
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+        """States of the prompts, in their order; each distinct one is read or encoded once."""
+        wanted = prompt_list(prompts)
+        found = {prompt: self._read(prompt) for prompt in dict.fromkeys(wanted)}
+        missing = [prompt for prompt, states in found.items() if states is None]
+        if missing:
+            made = self.encoder(missing)
+            for prompt, states in zip(missing, made.states.split(list(made.lengths)), strict=True):
+                self._write(prompt, states)
+                found[prompt] = states
+        device = getattr(self.encoder, "device", "cpu") if self.device is None else self.device
+        parts = [states.to(device) for prompt in wanted if (states := found[prompt]) is not None]
+        return Conditioning(torch.cat(parts), tuple(len(part) for part in parts))
+
+    def path(self, prompt: str) -> Path:
+        """Where a prompt's states are kept."""
+        key = _key(prompt)
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def _read(self, prompt: str) -> Tensor | None:
+        path = self.path(prompt)
+        try:
+            with safe_open(path, "pt") as file:
+                metadata, states = file.metadata() or {}, file.get_tensor("states")
+            if metadata != self._metadata(prompt, states):
+                raise ValueError("its content is not what was written")
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, ValueError) as error:
+            log.warning("cached states of a prompt are damaged and made again: %s: %s", path, error)
+            return None
+        with suppress(OSError):  # a folder that may only be read
+            os.utime(path)
+        return states
+
+    def _write(self, prompt: str, states: Tensor) -> None:
+        path = self.path(prompt)
+        states = states.cpu().contiguous()
+        part = path.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(save({"states": states}, self._metadata(prompt, states)))
+            os.replace(part, path)
+        except OSError as error:
+            log.warning("states of a prompt are not kept: %s", error)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def _metadata(self, prompt: str, states: Tensor) -> dict[str, str]:
+        checksum = zlib.crc32(states.contiguous().view(torch.uint8).numpy().data)
+        return {"encoder": self.name, "prompt": _key(prompt), "crc32": f"{checksum:08x}"}
+
+
+def prune(folder: str | Path, limit_bytes: int) -> int:
+    """Delete the states used longest ago, of all encoders, until what is left fits; returns the bytes deleted.
+
+    Safe beside processes that use the folder: they make again what they miss.
+    """
+    files, freed = [], 0
+    for path in Path(folder).glob("*/??/*"):
+        with suppress(FileNotFoundError):
+            stat = path.stat()
+            if re.fullmatch(r"[0-9a-f]{64}\.safetensors", path.name):  # nothing but what is written here
+                files.append((stat.st_mtime, stat.st_size, path))
+            elif re.fullmatch(r"\.[0-9a-f]{32}\.part", path.name) and stat.st_mtime < time.time() - STALE_S:
+                path.unlink()
+                freed += stat.st_size
+    excess = sum(size for _, size, _ in files) - limit_bytes
+    for _, size, path in sorted(files):
+        if excess <= 0:
+            break
+        path.unlink(missing_ok=True)
+        excess, freed = excess - size, freed + size
+    return freed
+
+
+def _key(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
