@@ -237,3 +237,8 @@ def test_schedule(shape: str):
     assert warmup_stable_decay(5, steps=10) == 1.0
     with pytest.raises(ValueError, match="do not fit into 10"):
         warmup_stable_decay(0, steps=10, warmup=6, decay=5)
+
+
+def test_plain_norms_do_not_decay_toward_zero():
+    assert not decays("blocks.0.prenorm.gain")
+    assert decays("blocks.0.prenorm.scale")

@@ -58,11 +58,11 @@ def is_hidden(name: str, parameter: Tensor) -> bool:
 
 
 def decays(name: str) -> bool:
-    """Whether weight decay applies: to matrices and zero-centred norm scales, not to biases and modulation tables.
+    """Whether weight decay applies: to matrices and zero-centred norm scales, not to biases, tables and plain norms (`.gain`).
 
     Decay pulls a zero-centred scale toward plain normalisation (Krea 2 technical report, section "Architecture").
     """
-    return not name.endswith((".bias", ".lin", "scale_shift_table"))
+    return not name.endswith((".bias", ".lin", ".gain", "scale_shift_table"))
 
 
 class Optimizer:

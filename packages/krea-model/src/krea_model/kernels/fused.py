@@ -2,6 +2,7 @@
 
 Each is an operator of torch's library with a derivative and a shape rule, so autograd and compilers treat it as any
 other. Sums over tokens have a fixed order: gradients repeat bit for bit on one device. All arithmetic is in fp32.
+Triton launches on the current device, so the device of the tensors is made that.
 """
 
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from krea_model.kernels import triton_gates, triton_heads, triton_norm
 from krea_model.spans import Spans
+
+try:
+    from krea_model.kernels import triton_gates, triton_heads, triton_norm
+except ImportError as error:
+    raise ImportError(f"Triton cannot be imported ({error}); install krea-model[cuda]") from error
 
 __all__ = ["gate_output", "gated_residual", "norm_rotate", "rms_norm_modulate", "swiglu"]
 
@@ -67,7 +72,8 @@ def _result(x: Tensor, *others: Tensor) -> Tensor:
 @torch.library.custom_op("krea_model::rms_norm_modulate", mutates_args=())
 def _norm(x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, owner: Tensor, ends: Tensor) -> Tensor:
     out = _result(x, scale, shift)
-    triton_norm.forward(x, weight, scale, shift, owner, out)
+    with torch.cuda.device_of(x):
+        triton_norm.forward(x, weight, scale, shift, owner, out)
     return out
 
 
@@ -78,7 +84,8 @@ def _norm_backward(
     """`small` asks for more than the gradient of x; `shift` is the dtype of its gradient."""
     shape = scale.shape if small else (0, 0)
     sums = tuple(torch.empty(shape, dtype=d, device=x.device) for d in (torch.float32, scale.dtype, shift))
-    dx = triton_norm.backward(dy, x, weight, scale, owner, ends, sums if small else None)
+    with torch.cuda.device_of(x):
+        dx = triton_norm.backward(dy, x, weight, scale, owner, ends, sums if small else None)
     return dx, sums[0].sum(0).to(weight.dtype), sums[1], sums[2]
 
 
@@ -114,13 +121,15 @@ _norm.register_autograd(_norm_grads, setup_context=_norm_saved)
 @torch.library.custom_op("krea_model::norm_rotate", mutates_args=())
 def _heads(x: Tensor, weight: Tensor, rope: Tensor) -> Tensor:
     out = _result(x)
-    triton_heads.forward(x, weight, rope, out)
+    with torch.cuda.device_of(x):
+        triton_heads.forward(x, weight, rope, out)
     return out
 
 
 @torch.library.custom_op("krea_model::norm_rotate_backward", mutates_args=())
 def _heads_backward(dy: Tensor, x: Tensor, weight: Tensor, rope: Tensor, small: bool) -> tuple[Tensor, Tensor]:
-    dx, dweight = triton_heads.backward(dy, x, weight, rope, small)
+    with torch.cuda.device_of(x):
+        dx, dweight = triton_heads.backward(dy, x, weight, rope, small)
     return dx, dweight.to(weight.dtype)
 
 
@@ -149,13 +158,15 @@ _heads.register_autograd(_heads_grads, setup_context=_heads_saved)
 @torch.library.custom_op("krea_model::activate", mutates_args=())
 def _activate(value: Tensor, gate: Tensor, silu: bool) -> Tensor:
     out = _result(value, gate)
-    triton_gates.activate(value, gate, out, silu)
+    with torch.cuda.device_of(value):
+        triton_gates.activate(value, gate, out, silu)
     return out
 
 
 @torch.library.custom_op("krea_model::activate_backward", mutates_args=())
 def _activate_backward(dy: Tensor, value: Tensor, gate: Tensor, silu: bool) -> tuple[Tensor, Tensor]:
-    return triton_gates.activate_backward(dy, value, gate, silu)
+    with torch.cuda.device_of(value):
+        return triton_gates.activate_backward(dy, value, gate, silu)
 
 
 @_activate.register_fake
@@ -183,7 +194,8 @@ _activate.register_autograd(_activate_grads, setup_context=_activate_saved)
 @torch.library.custom_op("krea_model::gated_residual", mutates_args=())
 def _residual(x: Tensor, branch: Tensor, gate: Tensor, owner: Tensor, ends: Tensor) -> Tensor:
     out = _result(x, branch, gate)
-    triton_gates.residual(x, branch, gate, owner, out)
+    with torch.cuda.device_of(x):
+        triton_gates.residual(x, branch, gate, owner, out)
     return out
 
 
@@ -192,7 +204,8 @@ def _residual_backward(
     dy: Tensor, branch: Tensor, gate: Tensor, owner: Tensor, ends: Tensor, small: bool
 ) -> tuple[Tensor, Tensor]:
     dgate = torch.empty(gate.shape if small else (0, 0), dtype=gate.dtype, device=gate.device)
-    return triton_gates.residual_backward(dy, branch, gate, owner, ends, dgate if small else None), dgate
+    with torch.cuda.device_of(branch):
+        return triton_gates.residual_backward(dy, branch, gate, owner, ends, dgate if small else None), dgate
 
 
 @_residual.register_fake
@@ -201,9 +214,7 @@ def _(x: Tensor, branch: Tensor, gate: Tensor, owner: Tensor, ends: Tensor) -> T
 
 
 @_residual_backward.register_fake
-def _(
-    dy: Tensor, branch: Tensor, gate: Tensor, owner: Tensor, ends: Tensor, small: bool
-) -> tuple[Tensor, Tensor]:
+def _(dy: Tensor, branch: Tensor, gate: Tensor, owner: Tensor, ends: Tensor, small: bool) -> tuple[Tensor, Tensor]:
     return _result(branch), gate.new_empty(gate.shape if small else (0, 0))
 
 

@@ -4,12 +4,8 @@ import functools
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
-
-try:
-    import triton
-except ImportError as error:
-    raise ImportError(f"triton cannot be imported ({error}); install krea-model[cuda]") from error
 
 __all__ = ["along_rows", "options", "rows_per_program", "width"]
 
@@ -28,7 +24,7 @@ def options(elements: int, each: int = 16) -> dict[str, Any]:
 
 
 def along_rows(x: Tensor) -> Tensor:
-    """x itself if its last axis lies densely in memory, else a dense copy: kernels take the other strides as they are."""
+    """x itself if its last axis is dense, else a dense copy; kernels take the other strides as they are."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 

@@ -61,5 +61,5 @@ def _norm(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _together(spans: Spans) -> bool:
-    """Whether samples can be broadcast over; a compiled graph must not depend on lengths, or each new one recompiles."""
+    """Whether to broadcast over samples; a compiled graph must not depend on lengths, or new ones recompile it."""
     return not torch.compiler.is_compiling() and spans.equal

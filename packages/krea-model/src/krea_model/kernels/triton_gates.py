@@ -1,5 +1,8 @@
 """A tensor times the sigmoid or SiLU of another, and a residual with one gate per sample: forward and backward."""
 
+# Triton declares compile-time arguments as constexpr and takes plain numbers.
+# pyright: reportArgumentType=false
+
 import torch
 import triton
 import triton.language as tl

@@ -1,5 +1,8 @@
 """RMS norm of each head and the rotation of its pairs, in one pass over memory forward and one backward."""
 
+# Triton declares compile-time arguments as constexpr and takes plain numbers.
+# pyright: reportArgumentType=false
+
 import torch
 import triton
 import triton.language as tl

@@ -1,9 +1,13 @@
 """RMS norm with a zero-centred weight, scale and shift per sample: one pass over memory forward and one backward.
 
 Backward, each program walks over consecutive tokens and keeps the sums over tokens that the small gradients need. It
-writes one partial sum for every sample it meets, to row program + sample: along the tokens one of the two grows at every
-step, so no row is written twice and no atomic addition is needed. A second, small kernel adds up each sample's rows.
+writes one partial sum for every sample it meets, to row program + sample: along the tokens one of the two grows at
+every step, so no row is written twice and no atomic addition is needed. A second, small kernel adds up each sample's
+rows.
 """
+
+# Triton declares compile-time arguments as constexpr and takes plain numbers.
+# pyright: reportArgumentType=false, reportCallIssue=false
 
 import torch
 import triton
@@ -55,7 +59,9 @@ def backward_kernel(
         next_dy = tl.load(dy + token * features + columns, mask=inside, other=0.0)
         while token < end:
             values, slope = next_x.to(tl.float32), next_dy.to(tl.float32)
-            more = columns < tl.where(token + 1 < end, features, 0)  # the next row is asked for before this one is worked on
+            more = columns < tl.where(
+                token + 1 < end, features, 0
+            )  # the next row is asked for before this one is worked on
             next_x = tl.load(x + (token + 1) * x_stride + columns, mask=more, other=0.0)
             next_dy = tl.load(dy + (token + 1) * features + columns, mask=more, other=0.0)
             inverse = tl.rsqrt(tl.sum(values * values, 0) / features + eps)

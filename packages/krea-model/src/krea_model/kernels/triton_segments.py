@@ -9,9 +9,7 @@ ROWS, COLUMNS = 32, 64  # of the tile in which partial sums are read
 
 
 @triton.jit
-def sum_of_sample(
-    partials, ends, sample, columns, features, rows, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):
+def sum_of_sample(partials, ends, sample, columns, features, rows, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Rows of `partials` that belong to a sample, added up: program + sample for all programs that met its tokens."""
     begin = tl.load(ends + sample).to(tl.int64)
     end = tl.load(ends + sample + 1).to(tl.int64)
