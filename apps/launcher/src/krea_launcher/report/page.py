@@ -108,7 +108,7 @@ def _ranks(work: "Quickstart") -> str:
     ]
     lines.append(("real pictures of the withheld pairs", work.fact("space")["real_withheld"]))
     rows = [
-        (name, one["count"], f"{one['median_rank']:g}", f"{one['median_share']:.1%}", *_recalls(one))
+        (name, one["count"], _middle(one), f"{one['median_share']:.1%}", *_recalls(one))
         for name, one in lines
         if one["count"]
     ]
@@ -117,8 +117,23 @@ def _ranks(work: "Quickstart") -> str:
         "<h2>Is it what was asked for?</h2><p>Each sample is ranked by how near its concept is among all "
         f"{n} concepts in a joint space of pictures and words, fitted on real pictures only. The pairs of the "
         "preference stage were chosen by this space too, for other prompts.</p>"
-        + _table(("what", "pictures", "median rank", "share of concepts", "recall at 1", "recall at 10"), rows)
+        + _table(
+            (
+                "what",
+                "pictures",
+                "median rank (95 % of resampled prompts)",
+                "share of concepts",
+                "recall at 1",
+                "recall at 10",
+            ),
+            rows,
+        )
     )
+
+
+def _middle(one: Mapping[str, Any]) -> str:
+    low, high = one["median_between"]
+    return f"{one['median_rank']:g} ({low:g} to {high:g})"
 
 
 def _recalls(one: Mapping[str, Any]) -> tuple[str, str]:
