@@ -1,25 +1,28 @@
 """A tiny model folder that needs no text encoder: what lies in it is its seed."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
+import torch
 from krea_model import bundle
-from krea_model.bundle import Bundle, Defaults
+from krea_model.pipeline import Defaults, Pipeline
 from krea_model.testing import FakeAutoencoder, FakeTextEncoder, tiny_model
 
 
-def fake_load(path: Path) -> Bundle:
+def fake_load(path: Path, device: str = "cpu", *, dtype: torch.dtype = torch.float32) -> Pipeline:
     """Stands in for `bundle.load`: seeded random weights, words hashed into states, pixels shuffled into latents."""
     manifest = json.loads((path / "manifest.json").read_text())
-    return Bundle(
-        model=tiny_model(seed=manifest["seed"]),
+    return Pipeline(
+        model=tiny_model(seed=manifest["seed"]).to(device, dtype),
         text=FakeTextEncoder(),
-        autoencoder=cast(Any, FakeAutoencoder()),
+        autoencoder=FakeAutoencoder(),
         defaults=Defaults(side_px=16, steps=3, guidance=1.0),
+        about={"name": path.name},
         manifest=manifest,
+        sha256=hashlib.sha256(str(manifest["seed"]).encode()).hexdigest(),
     )
 
 

@@ -9,8 +9,9 @@ import krea_style
 import pytest
 import torch
 import typer
-from krea_model import bundle, lora, lora_files
-from krea_model.testing import fill, tiny_model
+from krea_model import lora, lora_files
+from krea_model.pipeline import Pipeline
+from krea_model.testing import FakeTextEncoder, fill, tiny_model
 from krea_sampler import compose, picture
 from krea_sampler.cli import app
 from krea_style.features import WIDTHS
@@ -19,8 +20,10 @@ from typer.testing import CliRunner
 
 FLAGS = {
     "draw": {
-        *("--model", "--out", "--seed", "--n", "--steps", "--guidance", "--side-px", "--grid"),
-        *("--lora", "--style", "--style-module", "--expand", "--from-png"),
+        *("--seed", "--n", "--size", "--width-px", "--height-px", "--side-px", "--steps", "--guidance", "--negative"),
+        *("--from-png", "--model", "--encoder", "--autoencoder", "--preset", "--dtype", "--device"),
+        *("--lora", "--image", "--strength", "--style", "--style-module", "--expand"),
+        *("--out", "--grid", "--preview", "--safety"),
     },
     "show": set(),
 }
@@ -64,6 +67,7 @@ def test_the_picture_holds_all_that_made_it(model: Path, tmp_path: Path) -> None
     (path,) = draw(model, tmp_path, "--seed", 7, "--steps", 2, "--guidance", 0.5, "--side-px", 24, "a fox")
     found = picture.parameters(path)
     wanted = {"prompts": ["a fox"], "seeds": [7], "steps": 2, "guidance": 0.5, "side_px": 24, "grid": False}
+    wanted |= {"width_px": None, "height_px": None, "negative": "", "dtype": None, "image": None, "preset": None}
     assert found.items() >= wanted.items()
     assert found["model"]["name"] == "model 0"
     assert len(found["model"]["sha256"]) == 64
@@ -190,7 +194,17 @@ def test_an_expanded_prompt_is_drawn_and_the_wish_is_kept(model: Path, tmp_path:
     [
         ((), "no prompt"),
         (("",), "empty prompt"),
-        (("a fox", "--side-px", "17"), "not a multiple of"),
+        (("a fox", "--side-px", "17"), "17x17 px: sides must be multiples of 8; the nearest widths are 16 and 24"),
+        (("a fox", "--size", "16x20"), "16x20 px: sides must be multiples of 8; the nearest heights are 16 and 24"),
+        (("a fox", "--size", "big"), "size 'big'"),
+        (("a fox", "--size", "16", "--width-px", "16"), "the size is given twice"),
+        (("a fox", "--preset", "fast"), "there is no preset 'fast'; use raw or turbo"),
+        (("a fox", "--dtype", "int4"), "number format 'int4'; use float32, bfloat16, float16"),
+        (("a fox", "--device", "abacus"), "device 'abacus'"),
+        (("a fox", "--strength", "0.5"), "without a picture to start from"),
+        (("a fox", "--image", "gone.jpg"), "no file at gone.jpg"),
+        (("a fox", "--safety", "nowhere"), "write module:function"),
+        (("a fox", "--safety", "nowhere_at_all:x"), "there is no module nowhere_at_all"),
         (("a fox", "--steps", "0"), "0 steps"),
         (("a fox", "--seed", "-1"), "between 0 and"),
         (("a fox", "--out", "fox.jpg"), "pictures are PNG"),
@@ -247,15 +261,17 @@ def test_too_little_memory_is_explained(model: Path, tmp_path: Path, monkeypatch
     def greedy(*_: object, **__: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(bundle, "draw", greedy)
+    monkeypatch.setattr(FakeTextEncoder, "__call__", greedy)
     _, error = run(1, "a fox", "--model", model, "--out", tmp_path, "--side-px", 32)
-    assert error == "error: not enough memory for a side of 32 px; use a smaller --side-px\n"
+    assert error.startswith("error: not enough memory for a picture of 32x32 px; draw smaller")
+    assert error.count("\n") == 1
+    assert list(tmp_path.rglob("*.png")) == []
 
 
 def test_what_is_done_stays_when_something_fails_later(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, calls = bundle.draw, []
+    whole, calls = Pipeline.draw, []
 
     def failing(*args: object, **settings: object) -> object:
         calls.append(1)
@@ -263,11 +279,12 @@ def test_what_is_done_stays_when_something_fails_later(
             raise RuntimeError("the power went")
         return whole(*args, **settings)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(bundle, "draw", failing)
-    lines, error = run(1, "a fox", "--n", 4, "--model", model, "--out", tmp_path)
+    monkeypatch.setattr(Pipeline, "draw", failing)
+    lines, error = run(1, "a fox", "--n", 4, "--model", model, "--out", tmp_path, "--preview")
     assert "the power went" in error
     assert [Path(line).name for line in lines] == ["a-fox-s0.png", "a-fox-s1.png"]
     assert all(picture.parameters(Path(line)) for line in lines)
+    assert len(list(tmp_path.glob("*"))) == 3  # the two and the model
 
 
 def test_debug_shows_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:

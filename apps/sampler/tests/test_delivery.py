@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from krea_sampler import picture
-from krea_sampler.delivery import target
+from krea_sampler.delivery import previewing, target
 from PIL import Image
 
 
@@ -42,3 +42,28 @@ def test_a_read_only_folder_is_said_at_once(tmp_path: Path) -> None:
         folder = Path("/proc/self")
     with pytest.raises(ValueError, match=r"cannot write to .*; choose another place with --out"):
         target(folder, 1)
+
+
+def test_a_preview_lies_beside_the_output_and_goes_when_the_work_ends(tmp_path: Path) -> None:
+    (tmp_path / "fox-preview.png").write_bytes(b"precious")
+    place, told = target(tmp_path, 1), []
+    with previewing(place, "fox", told.append) as show:
+        assert os.listdir(tmp_path) == ["fox-preview.png"]
+        for level in (10, 20, 30):
+            show(Image.new("RGB", (4, 4), (level, 0, 0)))
+            assert picture.pixels(tmp_path / "fox-preview-2.png").getpixel((0, 0)) == (level, 0, 0)
+            assert len(os.listdir(tmp_path)) == 2
+    assert told == [tmp_path / "fox-preview-2.png"]
+    assert os.listdir(tmp_path) == ["fox-preview.png"]
+    assert (tmp_path / "fox-preview.png").read_bytes() == b"precious"
+
+
+def test_an_interrupted_preview_leaves_nothing(tmp_path: Path) -> None:
+    def work() -> None:
+        with previewing(target(tmp_path, 1), "fox", print) as show:
+            show(Image.new("RGB", (4, 4)))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert os.listdir(tmp_path) == []

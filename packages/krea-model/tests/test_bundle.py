@@ -68,9 +68,23 @@ def test_folders_that_are_no_bundle(folder: Path, tmp_path: Path) -> None:
         bundle.load(tmp_path)
 
 
+def test_a_bundle_is_known_by_its_content_and_not_by_its_place(folder: Path, tmp_path: Path) -> None:
+    loaded, moved = bundle.load(folder), tmp_path / "moved"
+    moved.mkdir()
+    for file in folder.iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((moved / "manifest.json").read_text())
+    (moved / "manifest.json").write_text(json.dumps(manifest | {"about": {"name": "mine"}}))
+    assert bundle.load(moved).sha256 == loaded.sha256
+    assert (loaded.about["name"], bundle.load(moved).about["name"]) == ("a model", "mine")
+    assert loaded.manifest["about"] == {"data": "x"}
+    (moved / "manifest.json").write_text(json.dumps(manifest | {"defaults": {"steps": 3}}))
+    assert bundle.load(moved).sha256 != loaded.sha256
+
+
 def test_bad_sides_and_seeds(folder: Path) -> None:
     loaded = bundle.load(folder)
-    with pytest.raises(ValueError, match="side 20 px is not a multiple of 8; use 16"):
+    with pytest.raises(ValueError, match="20x20 px: sides must be multiples of 8; the nearest widths are 16 and 24"):
         bundle.draw(loaded, ["x"], [0], side_px=20)
     with pytest.raises(ValueError, match="1 prompts and 2 seeds"):
         bundle.draw(loaded, ["x"], [0, 1])

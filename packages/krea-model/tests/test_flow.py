@@ -1,12 +1,15 @@
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import StableDiffusionImg2ImgPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
-from krea_model.flow import clean, logit_normal, mix, shift, shift_mu, timesteps, velocity
+from krea_model.flow import clean, late, logit_normal, mix, shift, shift_mu, timesteps, velocity
 
 
 def test_the_line_goes_from_image_to_noise_along_its_velocity():
@@ -43,7 +46,7 @@ def test_turbo_has_the_published_times():
     assert timesteps(8, 1.15) == pytest.approx(published, abs=1e-6)
 
 
-@pytest.mark.parametrize(("steps", "tokens"), [(8, 6400), (28, 4096), (52, 4096), (52, 16384), (1, 256)])
+@pytest.mark.parametrize(("steps", "tokens"), [(8, 6400), (28, 4096), (52, 4096), (52, 16384), (28, 35), (1, 256)])
 def test_times_are_those_of_the_scheduler_in_diffusers(steps, tokens):
     scheduler = FlowMatchEulerDiscreteScheduler(
         use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=6400
@@ -75,3 +78,22 @@ def test_logit_normal_has_the_quantiles_of_its_name():
     assert 0 <= edge[0] < 1e-2
     assert edge[1] <= 1
     assert edge.isfinite().all()
+
+
+@given(steps=st.integers(1, 60), strength=st.floats(0.001, 1.0))
+def test_image_to_image_begins_where_diffusers_begins(steps, strength):
+    times = timesteps(steps, 0.9)
+    scheduler = SimpleNamespace(timesteps=list(range(steps)), order=1)
+    pipeline: Any = SimpleNamespace(scheduler=scheduler)
+    theirs, count = StableDiffusionImg2ImgPipeline.get_timesteps(pipeline, steps, strength, None)
+    if not count:
+        with pytest.raises(ValueError, match=f"leaves none of {steps} steps"):
+            late(times, strength)
+        return
+    assert late(times, strength) == times[theirs[0] :]
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.5, 1.01, float("nan")])
+def test_a_strength_out_of_range_is_an_error(strength):
+    with pytest.raises(ValueError, match="must lie above 0"):
+        late(timesteps(8, 1.15), strength)

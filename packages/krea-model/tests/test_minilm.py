@@ -52,3 +52,18 @@ def test_cache_gives_what_the_encoder_gave(tmp_path: Path) -> None:
     assert (loaded(wanted).states - encoder(wanted).states).abs().max() < 1e-5
     with pytest.raises(ValueError, match="encoded by 'one', not 'two'"):
         TextCache.load(tmp_path / "states.safetensors", "two")
+
+
+def test_what_was_cut_from_a_long_prompt_is_said(caplog):
+    encode = MiniLM()
+    prompt = "a red apple on a table " * 40 + "the very last words"
+    assert encode([prompt]).lengths == (128,)
+    assert caplog.text.count("tokens too long") == 1
+    said = caplog.records[0].getMessage()
+    assert said.endswith("the very last words'")
+    ids = MiniLM().tokenizer
+    ids.no_truncation()
+    assert f"the prompt is {len(ids.encode(prompt).ids) - 128} tokens too long" in said
+    caplog.clear()
+    encode(["a red apple"])
+    assert not caplog.records

@@ -5,12 +5,15 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
 from diffusers.pipelines.krea2.pipeline_krea2 import Krea2Pipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.utils.torch_utils import randn_tensor
 from krea_model.autoencoder import QwenImageAutoencoder
 from krea_model.configs import tiny
 from krea_model.flow import shift_mu, timesteps
 from krea_model.interfaces import Conditioning
-from krea_model.packing import unpack
-from krea_model.sampling import euler, guided, noise, sample
+from krea_model.mmdit import MMDiT
+from krea_model.packing import pack, unpack
+from krea_model.presets import preset
+from krea_model.sampling import euler, guided, noise, sample, schedule, start
 from krea_model.testing import FakeTextEncoder, tiny_model
 
 ENCODER = FakeTextEncoder()
@@ -23,6 +26,17 @@ def test_noise_of_an_image_depends_on_its_seed_and_size_alone():
     assert torch.equal(together[1], noise([8], [(1, 4)], 8))
     assert not torch.equal(together[0][:4], together[1])
     assert together[0].std() > 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_image_i_of_an_official_batch_has_the_noise_of_seed_plus_i(dtype):
+    drawn = [torch.Generator().manual_seed(40 + i) for i in range(3)]
+    official = [torch.randn(1, 16, 10, 14, generator=one, dtype=dtype) for one in drawn]
+    got = noise([40, 41, 42], [(5, 7)] * 3, 64, dtype=dtype)
+    assert torch.equal(got, pack(torch.cat(official).float())[0])
+    theirs = randn_tensor((3, 16, 10, 14), [torch.Generator().manual_seed(40 + i) for i in range(3)], dtype=dtype)
+    assert torch.equal(got, pack(theirs.float())[0])
+    assert torch.equal(noise([40], [(5, 7)], 64), noise([40], [(5, 7)], 64, dtype=dtype)) == (dtype == torch.float32)
 
 
 def test_features_that_are_no_patches_are_refused():
@@ -45,6 +59,94 @@ def test_a_sample_does_not_depend_on_its_batch():
     both = sample(model, noise([1, 2], grids, 192), cond, grids, uncond=uncond, **options)
     one = sample(model, noise([2], [(3, 1)], 192), ENCODER(["sky"]), [(3, 1)], uncond=ENCODER([""]), **options)
     assert (both[6:] - one).abs().max() < 1e-5 * both.abs().max()
+
+
+class Plain:
+    """A model that hides that it has a text stage."""
+
+    def __init__(self, model: MMDiT) -> None:
+        self.inner = model
+
+    def __call__(self, x, t, cond, grids):
+        return self.inner(x, t, cond, grids)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_the_text_stage_runs_once_and_nothing_changes(guidance, monkeypatch):
+    model, cond, uncond, grids = tiny_model(0), ENCODER(["a red cat", "sky"]), ENCODER(["", ""]), [(2, 3), (3, 1)]
+    options: dict[str, Any] = {"steps": 5, "mu": 1.0, "guidance": guidance, "uncond": uncond}
+    x, calls, stage = noise([1, 2], grids, 192), [], MMDiT.text
+    monkeypatch.setattr(MMDiT, "text", lambda self, cond: calls.append(cond.lengths) or stage(self, cond))
+    each = sample(Plain(model), x, cond, grids, **options)
+    assert len(calls) == 5
+    once = sample(model, x, cond, grids, **options)
+    assert calls[5:] == [(4, 2, 1, 1) if guidance else (4, 2)]
+    assert torch.equal(once, each)
+
+
+def test_sizes_mix_in_a_batch_and_each_has_its_own_times():
+    model, prompts, grids = tiny_model(0), ["a red cat", "sky", "two words"], [(2, 3), (8, 12), (3, 1)]
+    mu = [shift_mu(h * w) for h, w in grids]
+    options: dict[str, Any] = {"steps": 4, "guidance": 2.0}
+    x, seen = noise([1, 2, 3], grids, 192), []
+    got = sample(
+        model,
+        x,
+        ENCODER(prompts),
+        grids,
+        mu=mu,
+        uncond=ENCODER([""] * 3),
+        on_step=lambda step, tokens: seen.append(tokens),
+        **options,
+    )
+    sizes = [h * w for h, w in grids]
+    parts = zip(got.split(sizes), x.split(sizes), seen[1].split(sizes), prompts, grids, mu, strict=True)
+    for part, begin, estimate, prompt, grid, one in parts:
+        told = []
+        alone = sample(
+            model,
+            begin,
+            ENCODER([prompt]),
+            [grid],
+            mu=one,
+            uncond=ENCODER([""]),
+            on_step=lambda step, tokens, told=told: told.append(tokens),
+            **options,
+        )
+        assert (part - alone).abs().max() <= 1e-5
+        assert (estimate - told[1]).abs().max() <= 1e-5
+    shared = sample(model, x, ENCODER(prompts), grids, mu=mu[0], uncond=ENCODER([""] * 3), **options)
+    assert (shared - got)[6:].abs().max() > 1e-3
+    assert torch.equal(got, sample(model, x, ENCODER(prompts), grids, mu=None, uncond=ENCODER([""] * 3), **options))
+    with pytest.raises(ValueError, match="times for 2 images of 3"):
+        sample(model, x, ENCODER(prompts), grids, steps=4, mu=mu[:2])
+
+
+def test_image_to_image_at_full_strength_is_text_to_image_and_below_it_keeps_the_picture():
+    model, cond, grids = tiny_model(0), ENCODER(["a red cat", "sky"]), [(2, 3), (4, 5)]
+    image, x = torch.randn(26, 192, generator=torch.Generator().manual_seed(3)), noise([1, 2], grids, 192)
+    full = schedule(6, None, grids, 1.0)
+    assert torch.equal(start(image, x, grids, full), x)
+    with torch.inference_mode():
+        want = sample(model, x, cond, grids, steps=6, mu=None)
+        assert torch.equal(euler(guided(model, cond, None, 0.0), start(image, x, grids, full), cond, grids, full), want)
+    half = schedule(6, None, grids, 0.5)
+    for part, clean, eps, times in zip(
+        start(image, x, grids, half).split([6, 20]), image.split([6, 20]), x.split([6, 20]), half, strict=True
+    ):
+        assert isinstance(times, list)
+        assert len(times) == 4
+        assert torch.allclose(part, (1 - times[0]) * clean + times[0] * eps, atol=1e-6)
+    faint = schedule(6, 0.0, grids, 1 / 6)
+    straight = euler(lambda x, t, cond, grids: x, start(image, x, grids, faint), cond, grids, faint)
+    assert torch.allclose(straight, (5 / 6) * (5 / 6 * image + x / 6), atol=1e-6)
+
+
+def test_presets_are_those_of_the_released_checkpoints():
+    assert (preset("raw").steps, preset("RAW").guidance, preset("Raw").mu) == (52, 3.5, None)
+    assert (preset("turbo").steps, preset("turbo").guidance, preset("turbo").mu) == (8, 0.0, 1.15)
+    with pytest.raises(ValueError, match="there is no preset 'fast'; use raw or turbo"):
+        preset("fast")
 
 
 def test_euler_on_a_straight_path_lands_on_the_image_in_any_number_of_steps():

@@ -1,11 +1,11 @@
 """The command line of krea-sample: flags into an order, errors into one sentence. What they do is in `compose`."""
 
 import json
+import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from enum import StrEnum
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from typer.core import TyperGroup
 
-from krea_sampler import picture
-from krea_sampler.delivery import target
+from krea_sampler import flags, picture, safety
+from krea_sampler.delivery import Target, previewing, target
 from krea_sampler.interrupt import at_once
-from krea_sampler.order import Order, weighted
+from krea_sampler.order import Order, Weighted, parsed_size, weighted
 
 if TYPE_CHECKING:
+    from krea_sampler.compose import Setup
     from krea_sampler.drawing import OnStep
 
 __all__ = ["app"]
@@ -31,6 +32,12 @@ Examples
 krea-sample "a red apple, flat style"
 
 krea-sample "a fox" "a rocket" --n 4 --grid
+
+krea-sample "a fox in the snow" --model krea/Krea-2-Turbo --size 832x1248
+
+krea-sample "a fox" --grid --guidance 1 --guidance 3.5 --n 4
+
+krea-sample "a fox, oil painting" --image photo.jpg --strength 0.6
 
 krea-sample --from-png a-fox-s0.png --seed 7
 
@@ -45,71 +52,119 @@ class _DrawUnlessNamed(TyperGroup):
         return super().parse_args(ctx, args if args and args[0] in self.commands else ["draw", *args])
 
 
-STYLE_STRENGTH = 0.6
-
-
-class Detail(StrEnum):
-    """How much --expand may add."""
-
-    LOW = "low"
-    MEDIUM = "medium"
-    HIGH = "high"
-
-
 app = typer.Typer(cls=_DrawUnlessNamed, add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """What the flags came to. wishes: the prompts as typed; found: the parameters of `from_png`, empty without."""
+
+    order: Order
+    setup: "Setup"
+    place: Target
+    judge: safety.Safety | None
+    wishes: Sequence[str]
+    found: Mapping[str, Any]
+    compare: Path | None
+    preview: bool
 
 
 @app.command(epilog=EXAMPLES)
 def draw(
-    prompts: Annotated[list[str] | None, typer.Argument(help="What to draw; may be several.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Folder of a saved model; without it, the one that ships.")] = None,
-    out: Annotated[Path, typer.Option(help="A folder, or the name of one .png file.")] = Path("."),
-    seed: Annotated[int | None, typer.Option(help="The first seed; 0 unless given.")] = None,
-    n: Annotated[int | None, typer.Option(min=1, help="Seeds per prompt: seed, seed + 1, and so on.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps; the model's own number unless given.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="0 is none; the model's own unless given.")] = None,
-    side_px: Annotated[int | None, typer.Option(help="Pixels along each side; the model's own unless given.")] = None,
-    grid: Annotated[bool, typer.Option("--grid", help="One contact sheet, prompts down and seeds across.")] = False,
-    lora: Annotated[list[str] | None, typer.Option(help="PATH or PATH:STRENGTH; may be repeated.")] = None,
-    style: Annotated[list[str] | None, typer.Option(help="PICTURE or PICTURE:STRENGTH; may be repeated.")] = None,
-    style_module: Annotated[Path | None, typer.Option(help="The trained style module that --style needs.")] = None,
-    expand: Annotated[Detail | None, typer.Option(help="Say the prompt in more words first.")] = None,
-    from_png: Annotated[Path | None, typer.Option(help="Take everything from a picture; flags change parts.")] = None,
+    prompts: flags.Prompts = None,
+    seed: flags.Seed = None,
+    n: flags.Count = None,
+    size: flags.Size = None,
+    width_px: flags.Width = None,
+    height_px: flags.Height = None,
+    side_px: flags.Side = None,
+    steps: flags.Steps = None,
+    guidance: flags.Guidance = None,
+    negative: flags.Negative = None,
+    from_png: flags.FromPng = None,
+    model: flags.Model = None,
+    encoder: flags.Encoder = None,
+    autoencoder: flags.Autoencoder = None,
+    preset: flags.Preset = None,
+    dtype: flags.Dtype = None,
+    device: flags.Device = "auto",
+    lora: flags.Lora = None,
+    image: flags.Start = None,
+    strength: flags.Strength = None,
+    style: flags.Style = None,
+    style_module: flags.StyleModule = None,
+    expand: flags.Expand = None,
+    out: flags.Out = Path("."),
+    grid: flags.Grid = False,
+    preview: flags.Preview = False,
+    judge: flags.Judge = None,
 ) -> None:
     """Draw pictures. Each PNG carries what made it, and --from-png repeats it to the last bit."""
     with _plain_errors():
-        found = picture.parameters(from_png) if from_png else None
-        if found and (prompts or expand):
-            raise ValueError("--from-png brings its own prompt; leave out prompts and --expand, or --from-png")
-        asked = Order.of(found) if found else Order(prompts=tuple(prompts or ()))
-        order = asked.with_changes(
-            seed=seed, n=n, steps=steps, guidance=guidance, side_px=side_px, grid=True if grid else None
-        )
-        place = target(out, 1 if order.grid else len(order.pictures))
+        found = picture.parameters(from_png) if from_png else {}
+        asked = _asked(found, prompts or [], expand, preset)
+        plain: dict[str, Any] = {"seed": seed, "n": n, "steps": steps, "negative": negative, "grid": grid or None}
+        order = asked.with_changes(**plain, **_sides(size, width_px, height_px, side_px), **_guidance(guidance or []))
+        place = target(out, 1 if order.grid else len(order.singles))
+        guard = safety.find(judge) if judge else None
+        start = _start(image, strength, found)
         with at_once():
-            from krea_sampler import compose, drawing  # not at the top: they load torch, which --help can do without
+            from krea_sampler import compose  # not at the top: it loads torch, which --help can do without
+        parts: dict[str, Any] = {"model": model, "encoder": encoder, "autoencoder": autoencoder, "device": device}
+        led: dict[str, Any] = {
+            "loras": _weighted(lora, 1.0),
+            "styles": _weighted(style, flags.STYLE_STRENGTH),
+            "style_module": style_module,
+        }
+        read: dict[str, Any] = {"preset": preset or found.get("preset"), "dtype": dtype or found.get("dtype")}
+        setup = compose.Setup(**parts, **led, **read, image=start)
+        same = order == asked and setup.preset == found.get("preset")
+        order, wishes = _expanded(order, expand, guard, found)
+        compare = from_png if same else None
+        job: dict[str, Any] = {"order": order, "setup": setup, "place": place, "judge": guard, "wishes": wishes}
+        _work(_Job(**job, found=found, compare=compare, preview=preview))
 
-        setup = compose.Setup(
-            model=model,
-            loras=tuple(weighted(text) for text in lora or []),
-            styles=tuple(weighted(text, STYLE_STRENGTH) for text in style or []),
-            style_module=style_module,
-        )
-        wishes = list((found or {}).get("wishes") or [])
-        if expand is not None:
-            wishes = list(order.prompts)
-            texts, notes = compose.expand(wishes, expand.value, order.seeds[0])
-            order = replace(order, prompts=tuple(texts))
-            for said in [*notes, *texts]:
-                _note(said)
-        artist = compose.artist(setup)
-        if found:
-            compose.check_same(artist, found)
-        with _bar() as on_step:
-            for drawn in drawing.draw(artist, order, wishes, on_step):
-                print(place.put(drawn.image, drawn.parameters, drawn.stem))
-                if from_png and order == asked:
-                    _compare(drawing.difference(from_png, drawn.image), from_png)
+
+def _asked(found: Mapping[str, Any], prompts: Sequence[str], expand: flags.Detail | None, preset: str | None) -> Order:
+    """The order before the flags change parts of it: that of a picture, or the prompts alone."""
+    if found and (prompts or expand):
+        raise ValueError("--from-png brings its own prompt; leave out prompts and --expand, or --from-png")
+    asked = Order.of(found) if found else Order(prompts=tuple(prompts))
+    return replace(asked, steps=None, guidance=None, guidances=()) if found and preset is not None else asked
+
+
+def _expanded(
+    order: Order, detail: flags.Detail | None, judge: safety.Safety | None, found: Mapping[str, Any]
+) -> tuple[Order, list[str]]:
+    """The order in more words if asked for, and the prompts as they were typed; all of them judged before drawing."""
+    from krea_sampler import compose
+
+    wishes = list(found.get("wishes") or [])
+    safety.check_prompts(judge, order.prompts)
+    if detail is None:
+        return order, wishes
+    texts, notes = compose.expand(order.prompts, detail.value, order.seeds[0])
+    for said in [*notes, *texts]:
+        _note(said)
+    safety.check_prompts(judge, texts)
+    return replace(order, prompts=tuple(texts)), list(order.prompts)
+
+
+def _work(job: _Job) -> None:
+    from krea_sampler import compose, drawing
+
+    with _stderr().status("loading the model"):
+        artist = compose.artist(job.setup)
+    if job.found:
+        compose.check_same(artist, job.found)
+    stem = picture.stem((list(job.wishes) or job.order.prompts)[0], job.order.seeds[0])
+    shown = previewing(job.place, stem, lambda path: _note(f"preview: {path}")) if job.preview else nullcontext()
+    with _bar() as on_step, shown as on_preview:
+        more: dict[str, Any] = {"on_preview": on_preview, "safety": job.judge}
+        for drawn in drawing.draw(artist, job.order, job.wishes, on_step, **more):
+            print(job.place.put(drawn.image, drawn.parameters, drawn.stem))
+            if job.compare is not None:
+                _compare(drawing.difference(job.compare, drawn.image), job.compare)
 
 
 @app.command()
@@ -117,6 +172,33 @@ def show(png: Annotated[Path, typer.Argument(help="A picture of krea-sample.")])
     """Print a picture's parameters as JSON."""
     with _plain_errors():
         print(json.dumps(picture.parameters(png), ensure_ascii=False, indent=2))
+
+
+def _sides(size: str | None, width: int | None, height: int | None, side: int | None) -> dict[str, int | None]:
+    if sum((size is not None, side is not None, (width, height) != (None, None))) > 1:
+        raise ValueError("the size is given twice; use --size alone, or --width-px and --height-px, or --side-px")
+    if size is not None:
+        width, height = parsed_size(size)
+    if width is not None and width == height:
+        return {"side_px": width}
+    return {"side_px": side, "width_px": width, "height_px": height}
+
+
+def _guidance(values: Sequence[float]) -> dict[str, Any]:
+    return {"guidance": values[0]} if len(values) == 1 else {"guidances": tuple(values) or None}
+
+
+def _start(image: Path | None, strength: float | None, found: Mapping[str, Any]) -> Weighted | None:
+    if image is None:
+        if strength is not None:
+            raise ValueError(f"--strength {strength} without a picture to start from; name one with --image")
+        return None
+    usual = (found.get("image") or {}).get("strength", flags.IMAGE_STRENGTH)
+    return Weighted(path=image, strength=usual if strength is None else strength)
+
+
+def _weighted(texts: Sequence[str] | None, usual: float) -> tuple[Weighted, ...]:
+    return tuple(weighted(text, usual) for text in texts or [])
 
 
 def _compare(levels: int, before: Path) -> None:
@@ -135,18 +217,42 @@ def _bar() -> Iterator["OnStep"]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+class _Notes(logging.Handler):
+    """What the model warns of, such as words that do not fit into its window: each once, as a note."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self.said:
+            self.said.add(text)
+            _note(text, "yellow")
+
+
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """One red line and an exit code, 2 for wrong input and 1 for the rest; KREA_DEBUG=1 shows where it came from."""
+    """One red line and an exit code: 3 for what was refused, 2 for wrong input, 1 for the rest.
+
+    KREA_DEBUG=1 shows where an error came from. Warnings of the model become notes.
+    """
+    log, notes = logging.getLogger("krea_model"), _Notes()
+    log.addHandler(notes)
     try:
         yield
     except typer.Exit:  # a RuntimeError by birth
         raise
+    except safety.Refused as refused:
+        _note(f"refused: {' '.join(str(refused).split())}", "red")
+        raise typer.Exit(3) from refused
     except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
         if os.environ.get("KREA_DEBUG") == "1":
             raise
         _note(f"error: {' '.join(str(error).split()) or type(error).__name__}", "red")
         raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error
+    finally:
+        log.removeHandler(notes)
 
 
 def _note(text: str, style: str = "") -> None:

@@ -1,6 +1,9 @@
 """Where pictures go: a folder with safe names, or one file; decided and tried before anything is drawn."""
 
-from collections.abc import Mapping
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from PIL import Image
 
 from krea_sampler import picture
 
-__all__ = ["Target", "target"]
+__all__ = ["Target", "previewing", "target"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,3 +41,32 @@ def target(out: Path, pictures: int) -> Target:
         raise ValueError(f"{out} exists; choose another name or remove it")
     picture.check_writable(out.parent)
     return Target(folder=out.parent, file=out)
+
+
+@contextmanager
+def previewing(place: Target, stem: str, on_first: Callable[[Path], None]) -> Iterator[Callable[[Image.Image], None]]:
+    """Gives a function that puts a picture in one file beside the output, each whole and in place of the last.
+
+    The file is removed at the end; `on_first` is told its name once.
+    """
+    path: Path | None = None
+
+    def show(image: Image.Image) -> None:
+        nonlocal path
+        data = picture.encode(image, {"preview": True})
+        if path is None:
+            path = picture.save(data, place.folder, f"{stem}-preview")
+            on_first(path)
+            return
+        part = path.with_name(f".krea-{secrets.token_hex(8)}.part")
+        try:
+            part.write_bytes(data)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    try:
+        yield show
+    finally:
+        if path is not None:
+            path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """An order and an artist in, finished pictures with their parameters out."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -9,19 +9,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from krea_model import bundle
-from krea_model.bundle import Bundle
-from PIL import Image
+from krea_model.flow import late
+from krea_model.pipeline import Pipeline
+from PIL import Image, ImageOps
+from torch import Tensor
 
 from krea_sampler import picture
 from krea_sampler.compose import Artist
 from krea_sampler.order import FORMAT, Order
+from krea_sampler.safety import Safety, check_pictures, check_prompts
 from krea_sampler.sheet import contact_sheet
 
-__all__ = ["Drawing", "OnStep", "difference", "draw"]
+__all__ = ["Drawing", "OnPreview", "OnStep", "difference", "draw"]
 
 OnStep = Callable[[int, int], None]
 """Called with the steps done so far and the steps of the whole order."""
+
+OnPreview = Callable[[Image.Image], None]
+"""Called every few steps with a small picture of what the model sees now."""
+
+PREVIEW_PX = 256
+PREVIEWS = 8  # of each picture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,22 +41,35 @@ class Drawing:
     stem: str
 
 
-def draw(artist: Artist, order: Order, wishes: Sequence[str] = (), on_step: OnStep | None = None) -> Iterator[Drawing]:
-    """Draw one picture per prompt and seed, handed over as each is done, or one contact sheet of them all.
+def draw(
+    artist: Artist,
+    order: Order,
+    wishes: Sequence[str] = (),
+    on_step: OnStep | None = None,
+    *,
+    on_preview: OnPreview | None = None,
+    safety: Safety | None = None,
+) -> Iterator[Drawing]:
+    """Draw one picture per prompt, guidance and seed, handed over as each is done, or one contact sheet of them all.
 
     Every picture is drawn by itself, so that it is the same to the last bit whatever else this call draws.
-    `wishes` are the prompts as they were typed, where the order holds their expansions.
+    `wishes` are the prompts as they were typed, where the order holds their expansions. `safety` sees prompts and the
+    picture to start from before anything is drawn, and each picture before it is handed over; it raises Refused.
     """
-    order = _settled(artist.bundle, order)
-    images = _images(artist.bundle, order, on_step)
+    order = _settled(artist, order)
+    check_prompts(safety, [*wishes, *order.prompts])
+    check_pictures(safety, [artist.image] if artist.image else [], "the picture to start from")
+    images = _images(artist, order, on_step, on_preview, safety)
     if order.grid:
-        sheet = contact_sheet(list(images), order.prompts, [f"seed {seed}" for seed in order.seeds])
+        rows = [f"{p}, guidance {g:g}" for p in order.prompts for g in order.guidances] or order.prompts
+        sheet = contact_sheet(list(images), rows, [f"seed {seed}" for seed in order.seeds])
         yield _drawing(artist, order, wishes, sheet)
         return
     typed = dict(zip(order.prompts, wishes, strict=False))
-    for (prompt, seed), image in zip(order.pictures, images, strict=True):
-        single = replace(order, prompts=(prompt,), seeds=(seed,))
-        yield _drawing(artist, single, [typed[prompt]] if prompt in typed else [], image)
+    for single, image in zip(order.singles, images, strict=True):
+        (prompt,) = single.prompts
+        drawn = _drawing(artist, single, [typed[prompt]] if prompt in typed else [], image)
+        yield replace(drawn, stem=f"{drawn.stem}-g{single.guidance:g}") if order.guidances else drawn
 
 
 def difference(path: Path, drawn: Image.Image) -> int:
@@ -57,48 +78,79 @@ def difference(path: Path, drawn: Image.Image) -> int:
     return int(np.abs(before - after).max()) if before.shape == after.shape else 255
 
 
-def _settled(loaded: Bundle, order: Order) -> Order:
-    """The order with the model's defaults in place of None."""
-    defaults = loaded.defaults
-    return replace(
-        order,
-        steps=defaults.steps if order.steps is None else order.steps,
-        guidance=defaults.guidance if order.guidance is None else order.guidance,
-        side_px=defaults.side_px if order.side_px is None else order.side_px,
-    )
+def _settled(artist: Artist, order: Order) -> Order:
+    """The order with the model's defaults in place of None, and a size that can be drawn; raises ValueError if not."""
+    defaults = artist.bundle.defaults
+    usual = (defaults.side_px, defaults.side_px) if order.side_px is None else (order.side_px, order.side_px)
+    if artist.image is not None and (order.side_px, order.width_px, order.height_px) == (None, None, None):
+        usual = _shape(artist.image, defaults.side_px, artist.bundle.unit)
+    width, height = order.width_px or usual[0], order.height_px or usual[1]
+    artist.bundle.grids(1, width, height)
+    order = order.sized(width, height)
+    guidance = order.guidance
+    if guidance is None and not order.guidances:
+        guidance = defaults.guidance
+    return replace(order, steps=defaults.steps if order.steps is None else order.steps, guidance=guidance)
 
 
-def _images(loaded: Bundle, order: Order, on_step: OnStep | None) -> Iterator[Image.Image]:
-    steps = order.steps or 0
-    total = steps * len(order.pictures)
-    for number, (prompt, seed) in enumerate(order.pictures):
+def _shape(image: Image.Image, side_px: int, unit: int) -> tuple[int, int]:
+    """The size nearest to the picture's shape with about the model's usual number of pixels."""
+    scale = side_px / math.sqrt(image.width * image.height)
+    return tuple(max(1, round(side * scale / unit)) * unit for side in image.size)  # pyright: ignore[reportReturnType]
 
-        def advance(step: int, *_: object, start: int = number * steps) -> None:
+
+def _images(
+    artist: Artist, order: Order, on_step: OnStep | None, on_preview: OnPreview | None, safety: Safety | None
+) -> Iterator[Image.Image]:
+    loaded, singles = artist.bundle, order.singles
+    width, height = (order.width_px or order.side_px or 0), (order.height_px or order.side_px or 0)
+    first = None if artist.image is None else _pixels(ImageOps.fit(artist.image, (width, height)))
+    steps = len(late([0.0] * ((order.steps or 0) + 1), artist.strength if artist.image else 1.0)) - 1
+    grids = loaded.grids(1, width, height)
+    for number, single in enumerate(singles):
+
+        def advance(step: int, clean: Tensor, start: int = number * steps) -> None:
             if on_step is not None:
-                on_step(start + step + 1, total)
+                on_step(start + step + 1, len(singles) * steps)
+            if on_preview is not None and step + 1 < steps and step % max(1, steps // PREVIEWS) == 0:
+                seen = _image(loaded.pictures(clean, grids, PREVIEW_PX)[0])
+                if safety is None or safety.check_image(seen) is None:
+                    on_preview(seen)
 
-        with _memory_explained(order):
-            pixels = bundle.draw(
-                loaded,
-                [prompt],
-                [seed],
-                steps=order.steps,
-                guidance=order.guidance,
-                side_px=order.side_px,
-                on_step=advance,
-            )
-        yield Image.fromarray(pixels[0].permute(1, 2, 0).cpu().numpy())  # 3 H W -> H W 3
+        image = _image(_pixels_of(loaded, single, (width, height), first, artist.strength, advance))
+        check_pictures(safety, [image], f"the picture of {single.prompts[0]!r} with seed {single.seeds[0]}")
+        yield image
 
 
-@contextmanager
-def _memory_explained(order: Order) -> Iterator[None]:
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in text:
-            raise MemoryError(f"not enough memory for a side of {order.side_px} px; use a smaller --side-px") from error
-        raise
+def _pixels_of(
+    loaded: Pipeline,
+    single: Order,
+    size: tuple[int, int],
+    first: Tensor | None,
+    strength: float,
+    on_step: Callable[[int, Tensor], None],
+) -> Tensor:
+    (found,) = loaded.draw(
+        single.prompts,
+        single.seeds,
+        width_px=size[0],
+        height_px=size[1],
+        steps=single.steps,
+        guidance=single.guidance,
+        image=first,
+        strength=strength,
+        negative=single.negative,
+        on_step=on_step,
+    )
+    return found
+
+
+def _image(pixels: Tensor) -> Image.Image:
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())  # 3 H W -> H W 3
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # H W 3 -> 3 H W
 
 
 def _drawing(artist: Artist, order: Order, wishes: Sequence[str], image: Image.Image) -> Drawing:

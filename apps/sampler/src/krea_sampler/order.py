@@ -1,18 +1,20 @@
 """What to draw: prompts, seeds and settings, checked before anything is loaded."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FORMAT", "Order", "Weighted", "weighted"]
+__all__ = ["FORMAT", "Order", "Weighted", "parsed_size", "weighted"]
 
-FORMAT = 1  # of the parameters in a picture; raised when an older program could misread them
+FORMAT = 2  # of the parameters in a picture; raised when an older program could misread them
+FIRST = ("prompts", "seeds", "steps", "guidance", "side_px", "grid")  # all that format 1 had
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weighted:
-    """A file (LoRA or style picture) and how strongly it acts."""
+    """A file (LoRA, style picture, picture to start from) and how strongly it acts."""
 
     path: Path
     strength: float = 1.0
@@ -24,13 +26,21 @@ class Weighted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """One call's wishes: every prompt is drawn with every seed. None leaves a setting to the model's defaults."""
+    """One call's wishes: every prompt is drawn with every guidance and seed. None leaves a setting to the model.
+
+    guidance: of all pictures; guidances: several, each for a row of its own.
+    side_px: of square pictures; width_px and height_px: of any others. negative: what guidance leads away from.
+    """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...] = (0,)
     steps: int | None = None
     guidance: float | None = None
+    guidances: tuple[float, ...] = ()
     side_px: int | None = None
+    width_px: int | None = None
+    height_px: int | None = None
+    negative: str = ""
     grid: bool = False
 
     def __post_init__(self) -> None:
@@ -44,36 +54,71 @@ class Order:
             raise ValueError(f"seeds {self.seeds[0]} to {self.seeds[-1]}; each must be between 0 and 2^63 - 1")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"{self.steps} steps; at least 1 is needed")
-        if self.guidance is not None and not 0 <= self.guidance < float("inf"):
-            raise ValueError(f"guidance {self.guidance}; use 0 (none) or more")
-        if self.side_px is not None and self.side_px < 1:
-            raise ValueError(f"a side of {self.side_px} px; it must be positive")
+        for guidance in (*self.guidances, *(() if self.guidance is None else (self.guidance,))):
+            if not 0 <= guidance < float("inf"):
+                raise ValueError(f"guidance {guidance}; use 0 (none) or more")
+        if self.guidances and self.guidance is not None:
+            raise ValueError(f"guidance {self.guidance} and {self.guidances}; give one or several, not both")
+        for side in (self.side_px, self.width_px, self.height_px):
+            if side is not None and side < 1:
+                raise ValueError(f"a side of {side} px; it must be positive")
+        if self.side_px is not None and (self.width_px, self.height_px) != (None, None):
+            raise ValueError("a side, and a width or height as well; give the side of a square, or width and height")
 
     @property
     def pictures(self) -> list[tuple[str, int]]:
-        """(prompt, seed) of every picture, seeds fastest."""
+        """(prompt, seed) of every picture of one guidance, seeds fastest."""
         return [(prompt, seed) for prompt in self.prompts for seed in self.seeds]
+
+    @property
+    def singles(self) -> list["Order"]:
+        """An order for every picture: seeds fastest, then guidances, then prompts."""
+        return [
+            replace(self, prompts=(prompt,), seeds=(seed,), guidance=guidance, guidances=(), grid=False)
+            for prompt in self.prompts
+            for guidance in (self.guidances or (self.guidance,))
+            for seed in self.seeds
+        ]
+
+    def sized(self, width_px: int, height_px: int) -> "Order":
+        """This order with a size, as a side where it is a square: one spelling of each size."""
+        if width_px == height_px:
+            return replace(self, side_px=width_px, width_px=None, height_px=None)
+        return replace(self, side_px=None, width_px=width_px, height_px=height_px)
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> "Order":
         """The order that a picture's parameters describe; raises ValueError if they are damaged or too new."""
-        if parameters.get("format") != FORMAT:
-            raise ValueError(f"parameters of format {parameters.get('format')!r}; this program reads {FORMAT}")
-        names = {field.name for field in fields(cls)}
+        found = parameters.get("format")
+        if found not in (1, FORMAT) or isinstance(found, bool):
+            raise ValueError(f"parameters of format {found!r}; this program reads 1 to {FORMAT}")
+        names = FIRST if found == 1 else [field.name for field in fields(cls)]
         try:
             given = {name: parameters[name] for name in names}
             given["prompts"] = tuple(str(prompt) for prompt in given["prompts"])
             given["seeds"] = tuple(int(seed) for seed in given["seeds"])
+            given["guidances"] = tuple(float(guidance) for guidance in given.get("guidances", ()))
             return cls(**given)
         except (KeyError, TypeError) as error:
             raise ValueError(f"parameters without a usable {error}") from error
 
-    def with_changes(self, *, seed: int | None, n: int | None, **settings: float | int | None) -> "Order":
-        """This order with the seeds first, first + 1, ... and the settings that are not None."""
-        given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    def with_changes(self, *, seed: int | None = None, n: int | None = None, **settings: Any) -> "Order":
+        """This order with the seeds first, first + 1, ... and the settings that are not None.
+
+        A width alone or a height alone keeps the other; one guidance replaces several, and several replace one.
+        """
+        given = {name: value for name, value in settings.items() if value is not None}
         if seed is not None or n is not None:
             first = self.seeds[0] if seed is None else seed
             given["seeds"] = tuple(range(first, first + (n or 1)))
+        if "side_px" in given:
+            given = {"width_px": None, "height_px": None} | given
+        elif self.side_px is not None and given.keys() & {"width_px", "height_px"}:
+            given = {"side_px": None, "width_px": self.side_px, "height_px": self.side_px} | given
+        if "guidance" in given:
+            given = {"guidances": ()} | given
+        elif "guidances" in given:
+            given = {"guidance": None} | given
         return replace(self, **given)
 
 
@@ -84,3 +129,11 @@ def weighted(text: str, usual: float = 1.0) -> Weighted:
         return Weighted(path=Path(path), strength=float(tail)) if path else Weighted(path=Path(text), strength=usual)
     except ValueError:
         return Weighted(path=Path(text), strength=usual)
+
+
+def parsed_size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT, or one number for a square, in pixels."""
+    found = re.fullmatch(r"(\d{1,6})(?:[x\u00d7](\d{1,6}))?", text.strip().lower())
+    if not found:
+        raise ValueError(f"size {text!r}; write width x height in pixels, such as 832x1248, or one number for a square")
+    return int(found[1]), int(found[2] or found[1])

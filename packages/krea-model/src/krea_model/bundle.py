@@ -7,8 +7,8 @@ model.safetensors  autoencoder.safetensors  text.safetensors
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,10 @@ from torch import Tensor
 
 from krea_model import weights
 from krea_model.configs import Config
-from krea_model.interfaces import Conditioning, TextEncoder
 from krea_model.minilm import MiniLM, Reduction
 from krea_model.mmdit import MMDiT
-from krea_model.packing import unpack
-from krea_model.sampling import noise, sample
+from krea_model.pipeline import Defaults, Pipeline
+from krea_model.sampling import OnStep
 from krea_model.smallae import Sizes, SmallAutoencoder
 
 __all__ = ["Bundle", "Defaults", "draw", "load", "save"]
@@ -30,26 +29,8 @@ __all__ = ["Bundle", "Defaults", "draw", "load", "save"]
 FORMAT = "krea-bundle/1"
 FILES = ("model.safetensors", "autoencoder.safetensors", "text.safetensors")
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Defaults:
-    """How to sample when nothing else is asked for; guidance 0 means none, mu is the shift of the times."""
-
-    side_px: int = 64
-    steps: int = 24
-    guidance: float = 2.0
-    mu: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bundle:
-    """Everything that turns a prompt into a picture."""
-
-    model: MMDiT
-    text: TextEncoder
-    autoencoder: SmallAutoencoder
-    defaults: Defaults
-    manifest: Mapping[str, Any]
+Bundle = Pipeline
+"""What `load` returns, by its earlier name."""
 
 
 def save(
@@ -86,8 +67,11 @@ def save(
     return path
 
 
-def load(path: str | Path, device: str = "cpu") -> Bundle:
-    """Read and verify a bundle, weights in fp32. ValueError for a folder that is none, or a file that was changed."""
+def load(path: str | Path, device: str = "cpu", *, dtype: torch.dtype = torch.float32) -> Pipeline:
+    """Read and verify a bundle; dtype: of the transformer, the rest stays in fp32.
+
+    ValueError for a folder that is none, or a file that was changed.
+    """
     path = Path(path)
     manifest = _manifest(path)
     for name, expected in manifest["sha256"].items():
@@ -97,54 +81,33 @@ def load(path: str | Path, device: str = "cpu") -> Bundle:
     autoencoder.load_state_dict({n: t.to(_kind(t)) for n, t in load_file(path / FILES[1]).items()})
     text = {n: t.float() for n, t in load_file(path / FILES[2]).items()}
     encoder = MiniLM(Reduction(text["mean"], text["basis"], text["scale"]), manifest["text"]["taps"])
-    return Bundle(
-        model=weights.load(path / FILES[0], config=Config(**manifest["config"]), dtype=torch.float32, device=device),
+    deciding = {name: value for name, value in manifest.items() if name != "about"}
+    return Pipeline(
+        model=weights.load(path / FILES[0], config=Config(**manifest["config"]), dtype=dtype, device=device),
         text=encoder,
         autoencoder=autoencoder.eval().to(device),
         defaults=Defaults(**manifest["defaults"]),
+        about={"name": path.resolve().name, **manifest["about"]},
         manifest=manifest,
+        sha256=hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest(),
     )
 
 
 def draw(
-    bundle: Bundle,
+    bundle: Pipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
     steps: int | None = None,
     guidance: float | None = None,
     side_px: int | None = None,
-    on_step: Callable[[int, Tensor], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
-    """Pictures `b 3 H W`, uint8, one per prompt and seed; None takes the bundle's default."""
-    if len(prompts) != len(seeds):
-        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; give one seed per prompt")
-    defaults, config = bundle.defaults, bundle.model.config
-    side = defaults.side_px if side_px is None else side_px
-    unit = bundle.autoencoder.compression * config.patch
-    if side < unit or side % unit:
-        raise ValueError(f"side {side} px is not a multiple of {unit}; use {max(unit, side // unit * unit)}")
-    strength = defaults.guidance if guidance is None else guidance
-    cells = side // unit
-    grids = [(cells, cells)] * len(prompts)
-    device = bundle.model.first.weight.device
-    tokens = sample(
-        bundle.model,
-        noise(seeds, grids, config.token_features, device, patch=config.patch),
-        _to(bundle.text(list(prompts)), device),
-        grids,
-        steps=defaults.steps if steps is None else steps,
-        mu=defaults.mu,
-        guidance=strength,
-        uncond=_to(bundle.text([""] * len(prompts)), device) if strength else None,
-        on_step=on_step,
+    """Square pictures `b 3 H W`, uint8, one per prompt and seed: `Pipeline.draw` for one size, stacked."""
+    pictures = bundle.draw(
+        prompts, seeds, width_px=side_px, height_px=side_px, steps=steps, guidance=guidance, on_step=on_step
     )
-    images = bundle.autoencoder.decode(torch.stack(unpack(tokens.float(), grids, config.patch)))
-    return ((images + 1) * 127.5).round().clamp(0, 255).byte().cpu()
-
-
-def _to(cond: Conditioning, device: torch.device) -> Conditioning:
-    return Conditioning(cond.states.to(device), cond.lengths)
+    return torch.stack(pictures)
 
 
 def _manifest(path: Path) -> dict[str, Any]:

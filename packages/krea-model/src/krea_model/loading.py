@@ -1,0 +1,140 @@
+"""Open a model in whatever form it comes: bundle, diffusers pipeline folder, checkpoint file, or id of the hub."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from krea_model import bundle, weights
+from krea_model.identity import content_hash
+from krea_model.pipeline import Defaults, Pipeline, memory_explained
+from krea_model.presets import Preset, raw, turbo
+
+__all__ = ["load"]
+
+SIDE_PX = 1024  # of the released checkpoints
+KINDS = (".safetensors", ".json", ".txt")
+
+
+def load(
+    path: str | Path,
+    *,
+    encoder: str | Path | None = None,
+    autoencoder: str | Path | None = None,
+    preset: str | Preset | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+) -> Pipeline:
+    """A model that draws.
+
+    path: a bundle folder; a diffusers pipeline folder; an id of the hub such as "krea/Krea-2-Turbo"; or a checkpoint
+        (original file, transformer folder) together with `encoder` and `autoencoder`, folders of the other two parts.
+        Those two also replace the parts of a pipeline folder.
+    preset: how to sample unless told otherwise. None: Turbo if the folder says that it is distilled or the checkpoint
+        is called so (`turbo.safetensors`), else Raw; a bundle says itself.
+    dtype: of transformer and text encoder. None: as stored, the encoder in bfloat16, a bundle in fp32. The
+        autoencoder stays in fp32.
+    ValueError if it is none of these or damaged, OSError without network, MemoryError if it does not fit.
+    """
+    place, name = _place(path)
+    with memory_explained("this model"):
+        if (place / "manifest.json").is_file():
+            found = bundle.load(place, str(device), dtype=dtype or torch.float32)
+        else:
+            found = _released(place, encoder, autoencoder, dtype, torch.device(device))
+    if name is not None:
+        found = replace(found, about={**found.about, "name": name})
+    return found if preset is None else found.with_preset(preset)
+
+
+def _place(path: str | Path) -> tuple[Path, str | None]:
+    """Where the model lies, and its id if it came from the hub."""
+    place = Path(path)
+    if place.exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)) or place.suffix == ".safetensors":
+        return place, None
+    from krea_model import hub  # needs an extra
+
+    return hub.fetch(str(path)), str(path)
+
+
+def _released(
+    place: Path,
+    encoder: str | Path | None,
+    autoencoder: str | Path | None,
+    dtype: torch.dtype | None,
+    device: torch.device,
+) -> Pipeline:
+    _check_whole(place, encoder is not None and autoencoder is not None)
+    from krea_model import autoencoder as autoencoders  # these two need extras
+    from krea_model import text
+
+    words, pictures, index = Path(encoder or place), Path(autoencoder or place), place / "model_index.json"
+    usual = _usual(place)
+    with _quiet():  # the small parts first: what is missing shows before the long wait
+        decode = autoencoders.load(pictures, torch.float32, str(device))
+        encode = text.load(words, dtype or torch.bfloat16, str(device))
+    model = weights.load(place, dtype=dtype, device=device)
+    files = [*_files(place, "model", "transformer"), *_files(pictures, "vae", "vae")]
+    files += [*_files(words, "text", "text_encoder", "tokenizer"), *([("index", index)] if index.is_file() else [])]
+    return Pipeline(
+        model=model,
+        text=encode,
+        autoencoder=decode,
+        defaults=Defaults(side_px=SIDE_PX, steps=usual.steps, guidance=usual.guidance, mu=usual.mu),
+        about={"name": place.resolve().name},
+        sha256=content_hash(files),
+    )
+
+
+def _check_whole(place: Path, parts_given: bool) -> None:
+    whole = (place / "transformer").is_dir()
+    if not place.exists() or (place.is_dir() and not whole and not any(place.glob("*.safetensors*"))):
+        raise ValueError(
+            f"{place} is no model folder: it has neither a manifest.json (bundle) nor a transformer (diffusers); "
+            "name one that has, a .safetensors file, or an id of the hub such as krea/Krea-2-Turbo"
+        )
+    if not whole and not parts_given:
+        raise ValueError(
+            f"{place} is a transformer alone; name the folders of its text encoder (Qwen3-VL-4B) and of its "
+            "autoencoder (Qwen-Image) as well, or use a diffusers pipeline folder, which has all three"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars of transformers, which would mix with those of whoever called."""
+    from transformers.utils import logging as bars  # there, once the encoder is
+
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
+def _usual(place: Path) -> Preset:
+    index = place / "model_index.json"
+    if index.is_file():
+        try:
+            return turbo() if json.loads(index.read_text("utf-8")).get("is_distilled") else raw()
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{index} is damaged ({error}); download it again") from error
+    return turbo() if "turbo" in place.name.lower() else raw()
+
+
+def _files(place: Path, part: str, *folders: str) -> Iterator[tuple[str, Path]]:
+    """The files of one part of a model, under names that do not depend on where it lies."""
+    if place.is_file():
+        yield part, place
+        return
+    inside = [place / name for name in folders if (place / name).is_dir()]
+    for folder in inside or [place]:
+        for file in folder.iterdir():
+            if file.suffix in KINDS and file.is_file():
+                yield f"{folder.name if inside else part}/{file.name}", file

@@ -1,0 +1,112 @@
+"""A tiny pipeline folder in the layout of the released model: transformer, Qwen3-VL, tokenizer, autoencoder."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from krea_model import weights
+from krea_model.configs import tiny
+from krea_model.testing import tiny_model
+from krea_model.text import PREFIX, SUFFIX
+
+try:
+    from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLModel
+except ImportError as error:
+    raise ImportError('a folder of the released layout needs diffusers; install "krea-model[text,vae]"') from error
+
+__all__ = ["tiny_folder"]
+
+SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
+WORDS = ("a red cat in the snow, watercolour", "the sea at night", "a fox and a rocket")
+
+
+def tiny_folder(path: str | Path, *, seed: int = 0, distilled: bool = False) -> Path:
+    """Write a pipeline folder of random weights, under 3 MB, which diffusers and `krea_model.load` read alike.
+
+    Sides of its pictures are multiples of 8. distilled: as in the released Turbo; else the mark is left out, as Raw.
+    """
+    path = Path(path)
+    model = tiny_model(seed, tiny())
+    weights.save_diffusers(path / "transformer", model.state_dict(), model.config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _text_encoder().save_pretrained(path / "text_encoder")
+        _autoencoder().save_pretrained(path / "vae")
+    _tokenizer().save_pretrained(path / "tokenizer")
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True, "shift": 1.0}
+    scheduler |= {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 6400}
+    index = {
+        "_class_name": "Krea2Pipeline",
+        "patch_size": 2,
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "Qwen3VLModel"],
+        "text_encoder_select_layers": [0, 2, 5],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "transformer": ["diffusers", "Krea2Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKLQwenImage"],
+    }
+    if distilled:
+        index["is_distilled"] = True
+    (path / "scheduler").mkdir(exist_ok=True)
+    (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2))
+    (path / "model_index.json").write_text(json.dumps(index, indent=2))
+    return path
+
+
+def _text_encoder() -> Qwen3VLModel:
+    text = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 700,
+        "initializer_range": 0.15,
+        "rope_scaling": {"mrope_interleaved": True, "mrope_section": [3, 3, 2], "rope_type": "default"},
+    }
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+    config = Qwen3VLConfig(
+        text_config=text,
+        vision_config=vision | {"deepstack_visual_indexes": [0]},
+        image_token_id=690,
+        vision_start_token_id=691,
+        vision_end_token_id=692,
+        video_token_id=693,
+    )
+    return Qwen3VLModel(config).eval()
+
+
+def _autoencoder() -> AutoencoderKLQwenImage:
+    return AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2, 4],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.5, 0.5, 2.0, 1.0],
+    ).eval()
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with Qwen's way of splitting text and its special tokens."""
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    words.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    words.train_from_iterator([PREFIX, SUFFIX, *WORDS] * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<|endoftext|>")
