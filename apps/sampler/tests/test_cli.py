@@ -22,6 +22,7 @@ FLAGS = {
     "draw": {
         *("--seed", "--n", "--size", "--width-px", "--height-px", "--side-px", "--steps", "--guidance", "--negative"),
         *("--from-png", "--model", "--encoder", "--autoencoder", "--preset", "--dtype", "--device"),
+        *("--quantise", "--blocks"),
         *("--lora", "--image", "--strength", "--style", "--style-module", "--expand"),
         *("--out", "--grid", "--preview", "--safety"),
     },

@@ -69,6 +69,17 @@ def test_number_formats_are_remembered(model: Path, tmp_path: Path) -> None:
     assert "identical" in run(0, "--from-png", half, "--model", model, "--out", tmp_path)[1]
 
 
+def test_less_memory(model: Path, tmp_path: Path) -> None:
+    (plain,) = draw(model, tmp_path, "a fox")
+    (waiting,) = draw(model, tmp_path, "a fox", "--blocks", "memory")
+    assert picture.pixels(waiting).tobytes() == picture.pixels(plain).tobytes()
+    (packed,) = draw(model, tmp_path, "a fox", "--quantise", "int8")
+    assert picture.pixels(packed).tobytes() != picture.pixels(plain).tobytes()
+    assert picture.parameters(packed)["quantise"] == "int8"
+    assert "identical" in run(0, "--from-png", packed, "--model", model, "--out", tmp_path)[1]
+    assert 'quantisation "int3" is unknown; use "int8" or "fp8"' in run(2, "a fox", "--quantise", "int3")[1]
+
+
 def test_a_negative_prompt_acts_and_is_remembered(model: Path, tmp_path: Path) -> None:
     (without,) = draw(model, tmp_path, "a fox")
     (path,) = draw(model, tmp_path, "a fox", "--negative", "grey fog")

@@ -1,10 +1,12 @@
-"""The same model in diffusers, for comparisons."""
+"""The same model in diffusers, random cases, and how figures of a comparison are kept."""
 
+import random
 from collections.abc import Callable
 
 import pytest
 import torch
 from diffusers.models.transformers.transformer_krea2 import Krea2Transformer2DModel
+from krea_model.configs import Config
 from krea_model.interfaces import Conditioning, Grids
 from krea_model.mmdit import MMDiT
 from krea_model.names import to_diffusers
@@ -53,3 +55,80 @@ def one_by_one() -> Callable[..., Tensor]:
         return torch.cat(out, 1)[0]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def together() -> Callable[..., Tensor]:
+    """A function: diffusers' velocity `s f` of padded states `b l k f` with a mask `b l`; the images share one grid."""
+
+    def run(
+        model: Krea2Transformer2DModel,
+        x: Tensor,
+        t: Tensor,
+        states: Tensor,
+        mask: Tensor | None,
+        grid: tuple[int, int],
+    ) -> Tensor:
+        ids = positions(states.shape[1], grid)
+        images = x.unflatten(0, (len(states), -1))
+        return model(images, states, t, ids, mask, return_dict=False)[0].flatten(0, 1)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Callable[[int], tuple[Config, list[int], list[tuple[int, int]]]]:
+    """A function: seed -> a random configuration, prompt lengths and grids; every third seed has equal samples."""
+
+    def draw(seed: int) -> tuple[Config, list[int], list[tuple[int, int]]]:
+        rng = random.Random(seed)
+        head, kvheads, txtkvheads = rng.choice([16, 20, 32]), rng.choice([1, 2, 3]), rng.choice([1, 2])
+        heads, txtheads = kvheads * rng.choice([1, 2, 4]), txtkvheads * rng.choice([1, 2])
+        config = Config(
+            features=head * heads,
+            layers=rng.choice([1, 2, 3]),
+            heads=heads,
+            kvheads=kvheads,
+            txtdim=16 * txtheads,
+            txtlayers=rng.choice([1, 2, 5, 12]),
+            txtheads=txtheads,
+            txtkvheads=txtkvheads,
+            channels=rng.choice([1, 4, 16]),
+            patch=rng.choice([1, 2]),
+            multiplier=rng.choice([1, 4]),
+            tdim=rng.choice([8, 32]),
+            theta=rng.choice([1000.0, 10.0]),
+        )
+        count = rng.choice([1, 2, 4])
+        lengths = [rng.choice([1, 2, 7, 64, 512, rng.randint(3, 511)]) for _ in range(count)]
+        grids = [(rng.randint(1, 6), rng.randint(1, 6)) for _ in range(count)]
+        if seed % 3 == 0:  # all alike: the path without gathering
+            lengths, grids = [lengths[0]] * count, [grids[0]] * count
+        return config, lengths, grids
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def inputs() -> Callable[..., tuple[Tensor, Tensor, Conditioning, Grids]]:
+    """A function: sizes and a seed -> image tokens, times, text states and the grids, as the model takes them."""
+
+    def make(config: Config, lengths: list[int], grids: Grids, seed: int = 0):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(sum(h * w for h, w in grids), config.token_features, generator=generator)
+        states = torch.randn(sum(lengths), config.txtlayers, config.txtdim, generator=generator)
+        t = torch.rand(len(grids), generator=generator)
+        return x, t, Conditioning(states, tuple(lengths)), grids
+
+    return make
+
+
+@pytest.fixture
+def within(request: pytest.FixtureRequest) -> Callable[[str, float | Tensor, float], None]:
+    """A function: fail if a figure is above its bar (or no number), and keep it for `--junitxml` (docs/parity.md)."""
+
+    def check(name: str, figure: float | Tensor, bar: float) -> None:
+        request.node.user_properties.append((name, float(figure)))
+        assert float(figure) <= bar, f"{name}: {float(figure):.2e} is above {bar:.0e}"
+
+    return check

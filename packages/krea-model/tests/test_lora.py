@@ -138,6 +138,19 @@ def test_stacked_adapters_add_up(model):
     assert (together - run(model)).abs().max() < 1e-4
 
 
+def test_stacking_loras_of_different_types_rounds_nothing(model):
+    one = random_lora(1, ["blocks.0.attn.wq", "first"], 3.0)
+    half = {n: LowRank(a=x.a.bfloat16(), b=x.b.bfloat16(), alpha=3.0) for n, x in random_lora(2, list(one)).items()}
+    both = stack([(one, 0.3), (half, 0.7)])
+    for name, adapter in both.items():
+        want = 0.3 * one[name].delta() + 0.7 * half[name].delta()
+        assert (adapter.delta() - want).abs().max() <= 1e-6 * want.abs().max()
+    attach(model, both)
+    assert run(model).isfinite().all()
+    alone = stack([(half, 0.7)])
+    assert {adapter.b.dtype for adapter in alone.values()} == {torch.float32}
+
+
 def test_targets_select_by_the_end_of_the_name(model):
     assert len(add(model, ATTENTION, rank=1)) == 2 * 5 * 6
     assert not any("mlp.gate" in name for name in extract(model))

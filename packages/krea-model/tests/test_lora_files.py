@@ -8,7 +8,7 @@ from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_krea2
 from diffusers.models.transformers.transformer_krea2 import Krea2Transformer2DModel
 from diffusers.pipelines.krea2.pipeline_krea2 import Krea2Pipeline
 from krea_model.configs import tiny
-from krea_model.lora import LowRank, fold_in
+from krea_model.lora import LowRank, attach, fold_in
 from krea_model.lora_files import read, write
 from krea_model.names import linears, to_diffusers
 from krea_model.testing import tiny_model
@@ -153,22 +153,72 @@ def test_diffusers_itself_loads_the_diffusers_layout_with_its_alphas(tmp_path, l
 
 
 @pytest.mark.parametrize(
-    "strange",
+    ("strange", "guess"),
     [
-        "diffusion_model.blocks.0.attn.to_qkv.lora_A.weight",
-        "diffusion_model.blocks.0.attn.wq.lokr_w1",
-        "diffusion_model.blocks.0.attn.wq.dora_scale",
-        "lora_unet_double_blocks_0_img_attn_proj.lora_down.weight",
-        "blocks.0.attn.wq.diff_b",
-        "alpha",
+        ("diffusion_model.blocks.0.attn.to_qkv.lora_A.weight", "fused queries, keys and values"),
+        ("diffusion_model.blocks.0.attn.wq.lokr_w1", "a LoKr adapter, which is not supported"),
+        ("diffusion_model.blocks.0.attn.wq.hada_w1_a", "a LoHa adapter"),
+        ("diffusion_model.blocks.0.attn.wq.dora_scale", "a DoRA, which is not supported"),
+        ("transformer.transformer_blocks.0.attn.to_q.lora_magnitude_vector", "a DoRA"),
+        ("lora_unet_double_blocks_0_img_attn_proj.lora_down.weight", "a LoRA for a FLUX model"),
+        ("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", "a LoRA for a FLUX model"),
+        ("lora_unet_down_blocks_1_attentions_0_proj_in.lora_down.weight", "a Stable Diffusion or SDXL model"),
+        ("lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "a Stable Diffusion or SDXL model"),
+        ("transformer.transformer_blocks.0.img_mlp.net.2.lora_A.weight", "a LoRA for a Qwen-Image model"),
+        ("blocks.0.attn.wq.diff_b", "full differences"),
+        ("blocks.0.attn.wq.weight", "a checkpoint; read it with krea_model.weights.load"),
+        ("blocks.0.attn.wq.lora_B.bias", "LoRAs of other models are not supported"),
+        ("alpha", "LoRAs of other models are not supported"),
     ],
 )
-def test_a_key_that_is_not_understood_is_an_error(tmp_path, lora, strange):
+def test_a_key_that_is_not_understood_is_an_error_that_says_what_it_looks_like(tmp_path, lora, strange, guess):
     save_file({strange: torch.ones(2, 2)}, tmp_path / "alone.safetensors")
     save_file(stored(lora) | {strange: torch.ones(2, 2)}, tmp_path / "among.safetensors")
     for name in ("alone", "among"):
-        with pytest.raises(ValueError, match=f"keys do not fit.*{strange}"):
+        with pytest.raises(ValueError, match=f"1 of .* keys do not fit, first {strange};.*{guess}"):
             read(tmp_path / f"{name}.safetensors")
+
+
+def test_two_adapters_for_one_layer_are_an_error(tmp_path, lora):
+    twice = stored(lora, "diffusion_model.") | stored(lora, "lora_unet_", DOWN, rename=flat)
+    save_file({key: tensor.clone() for key, tensor in twice.items()}, tmp_path / "twice.safetensors")
+    with pytest.raises(ValueError, match=r"first lora_unet_\S+ \(its layer has two\)"):
+        read(tmp_path / "twice.safetensors")
+
+
+def test_factors_that_do_not_multiply_are_an_error_that_names_the_layer(tmp_path, lora):
+    bad = stored(lora) | {"first.lora_B.weight": torch.ones(64, 3)}
+    save_file(bad, tmp_path / "bad.safetensors")
+    with pytest.raises(ValueError, match=r"first: low-rank factors of shapes \(4, 16\) and \(64, 3\) do not multiply"):
+        read(tmp_path / "bad.safetensors")
+
+
+def test_a_lora_for_a_wider_model_reads_but_does_not_fit(tmp_path):
+    wide = {"diffusion_model.blocks.0.attn.wq": (128, 128), "diffusion_model.blocks.9.attn.wq": (64, 64)}
+    tensors = {f"{name}.lora_A.weight": torch.ones(2, shape[1]) for name, shape in wide.items()}
+    tensors |= {f"{name}.lora_B.weight": torch.ones(shape[0], 2) for name, shape in wide.items()}
+    save_file(tensors, tmp_path / "wide.safetensors")
+    said = (
+        r"for another model: 2 of 2 layers do not fit .*wq \(128, 128\) where the model has \(64, 64\).*no such layer"
+    )
+    with pytest.raises(ValueError, match=said):
+        attach(tiny_model(0, tiny()), read(tmp_path / "wide.safetensors"))
+
+
+def test_alpha_is_written_exactly_beside_factors_in_half_precision(tmp_path, lora):
+    half = {n: LowRank(a=x.a.bfloat16(), b=x.b.bfloat16(), alpha=33.3) for n, x in lora.items()}
+    write(tmp_path / "half.safetensors", half)
+    assert {x.alpha for x in read(tmp_path).values()} == {float(torch.tensor(33.3))}
+    assert {x.a.dtype for x in read(tmp_path).values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "is empty"), (b"<html>", "is a web page"), (b"PK\x03\x04" + bytes(50), "is a pickle")]
+)
+def test_a_download_that_is_no_lora_is_said(tmp_path, content, said):
+    (tmp_path / "lora.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        read(tmp_path / "lora.safetensors")
 
 
 def test_half_an_adapter_an_empty_file_and_a_broken_file_are_errors(tmp_path, lora):

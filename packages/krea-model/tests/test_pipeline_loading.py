@@ -49,6 +49,24 @@ def test_number_formats(folder: Path) -> None:
     assert stored.model.first.weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize("blocks", ["memory", "disk"])
+@pytest.mark.parametrize("kind", [None, "int8"])
+def test_blocks_that_wait_elsewhere_draw_the_same(folder: Path, tmp_path: Path, blocks: Any, kind: Any) -> None:
+    want = drawn(krea_model.load(folder, dtype=FP32, quantise=kind))
+    assert torch.equal(drawn(krea_model.load(folder, dtype=FP32, quantise=kind, blocks=blocks)), want)
+
+
+def test_quantised_weights_change_a_picture_a_little(folder: Path) -> None:
+    plain, packed = krea_model.load(folder, dtype=FP32), krea_model.load(folder, dtype=FP32, quantise="int8")
+    assert packed.model.blocks[0].get_submodule("mlp.up").get_buffer("weight").dtype == torch.int8
+    levels = (drawn(plain).int() - drawn(packed).int()).abs().float()
+    assert 0 < levels.mean() < 10
+    with pytest.raises(ValueError, match='quantisation "int3" is unknown; use "int8" or "fp8"'):
+        krea_model.load(folder, quantise="int3")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="not 'cloud'"):
+        krea_model.load(folder, blocks="cloud")  # pyright: ignore[reportArgumentType]
+
+
 def test_the_hash_follows_the_content(folder: Path, tmp_path: Path) -> None:
     want = krea_model.load(folder, dtype=FP32).sha256
     copy = shutil.copytree(folder, tmp_path / "elsewhere")

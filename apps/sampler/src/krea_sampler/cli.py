@@ -88,6 +88,8 @@ def draw(
     preset: flags.Preset = None,
     dtype: flags.Dtype = None,
     device: flags.Device = "auto",
+    quantise: flags.Quantise = None,
+    blocks: flags.Blocks = "device",
     lora: flags.Lora = None,
     image: flags.Start = None,
     strength: flags.Strength = None,
@@ -111,6 +113,7 @@ def draw(
         with at_once():
             from krea_sampler import compose  # not at the top: it loads torch, which --help can do without
         parts: dict[str, Any] = {"model": model, "encoder": encoder, "autoencoder": autoencoder, "device": device}
+        parts |= {"quantise": quantise or found.get("quantise"), "blocks": blocks}
         led: dict[str, Any] = {
             "loras": _weighted(lora, 1.0),
             "styles": _weighted(style, flags.STYLE_STRENGTH),

@@ -14,8 +14,10 @@ import torch
 from krea_expander import Level, expand_by_rules
 from krea_model import lora, lora_files
 from krea_model.interfaces import Conditioning, Grids, Velocity
+from krea_model.loading import Blocks
 from krea_model.mmdit import MMDiT
 from krea_model.pipeline import Pipeline
+from krea_model.quantise import Kind
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
 from torch import Tensor
@@ -34,7 +36,7 @@ class Setup:
     model: a folder, a file, an id of the hub, or None for the one in this package. encoder, autoencoder: folders of the
         other parts, for a checkpoint that is a transformer alone.
     preset: "raw" or "turbo"; None: what the model says. dtype: None is the model's own. device: "auto" is a GPU if
-        there is one.
+        there is one. quantise, blocks: for less memory, as in `krea_model.load`.
     """
 
     model: Path | str | None = None
@@ -43,6 +45,8 @@ class Setup:
     preset: str | None = None
     dtype: str | None = None
     device: str = "auto"
+    quantise: Kind | None = None
+    blocks: Blocks = "device"
     loras: tuple[Weighted, ...] = ()
     styles: tuple[Weighted, ...] = ()
     style_module: Path | None = None
@@ -91,6 +95,8 @@ def artist(setup: Setup) -> Artist:
         preset=setup.preset,
         dtype=DTYPES[setup.dtype] if setup.dtype else None,
         device=_device(setup.device),
+        quantise=setup.quantise,
+        blocks=setup.blocks,
     )
     velocity = _styled(loaded.model, setup) if setup.styles else None  # before the LoRAs: it knows the bare model
     if adapters:
@@ -99,6 +105,7 @@ def artist(setup: Setup) -> Artist:
         "model": {"name": str(loaded.about["name"]), "sha256": loaded.sha256},
         "preset": setup.preset,
         "dtype": setup.dtype,
+        "quantise": setup.quantise,
         "loras": [_mark(one) for one in setup.loras],
         "styles": [_mark(one) for one in setup.styles],
         "style_module": _mark(Weighted(path=setup.style_module)) if setup.style_module and setup.styles else None,

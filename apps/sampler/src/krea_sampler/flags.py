@@ -10,6 +10,7 @@ __all__ = [
     "IMAGE_STRENGTH",
     "STYLE_STRENGTH",
     "Autoencoder",
+    "Blocks",
     "Count",
     "Detail",
     "Device",
@@ -28,6 +29,7 @@ __all__ = [
     "Preset",
     "Preview",
     "Prompts",
+    "Quantise",
     "Seed",
     "Side",
     "Size",
@@ -73,6 +75,8 @@ Autoencoder = Annotated[Path | None, _flag(MODEL, "Folder of the autoencoder, if
 Preset = Annotated[str | None, _flag(MODEL, "raw or turbo: steps, guidance and times; else the model's own.")]
 Dtype = Annotated[str | None, _flag(MODEL, "bfloat16, float32 or float16; as stored unless given.")]
 Device = Annotated[str, _flag(MODEL, "auto, cpu, cuda or cuda:1.")]
+Quantise = Annotated[str | None, _flag(MODEL, "int8 or fp8: half of bfloat16's memory, pictures a little different.")]
+Blocks = Annotated[str, _flag(MODEL, "Where blocks wait their turn: device, memory or disk; slower, in less memory.")]
 Lora = Annotated[list[str] | None, _flag(ADAPT, "PATH or PATH:STRENGTH; may be repeated.")]
 Start = Annotated[Path | None, _flag(ADAPT, "A picture to start from.")]
 Strength = Annotated[

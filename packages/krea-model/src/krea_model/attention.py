@@ -82,7 +82,9 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
 @torch.compiler.disable
 def _by_length(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> Tensor:
     """Sequences of equal length are computed together; a batch that is sorted by length saves four copies."""
-    lengths = spans.lengths
+    lengths = [n for n in spans.lengths if n]  # a sample without tokens takes no part
+    if not lengths:
+        return q
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     if order == list(range(len(order))):
         return _ascending(q, k, v, lengths)

@@ -17,17 +17,17 @@ class Conditioning:
     """Text states of a batch, end to end, without padding.
 
     states: `t k f`, t the sum of `lengths`, k the taps (layers) of the text encoder, f its width.
-    lengths: tokens of each prompt, each at least 1.
+    lengths: tokens of each prompt, 0 for one without text.
     """
 
     states: Tensor
     lengths: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if self.states.ndim != 3 or self.states.shape[0] != sum(self.lengths) or min(self.lengths, default=1) < 1:
+        if self.states.ndim != 3 or self.states.shape[0] != sum(self.lengths) or min(self.lengths, default=0) < 0:
             raise ValueError(
                 f"text states of shape {tuple(self.states.shape)} do not fit lengths {self.lengths}; "
-                "give states as (sum of lengths, taps, width) and at least one token per prompt"
+                "give states as (sum of lengths, taps, width) and no negative length"
             )
 
 

@@ -2,19 +2,26 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from krea_model import bundle, weights
+from krea_model import bundle, offload, weights
 from krea_model.identity import content_hash
+from krea_model.mmdit import MMDiT
 from krea_model.pipeline import Defaults, Pipeline, memory_explained
 from krea_model.presets import Preset, raw, turbo
+from krea_model.quantise import Kind, as_kind
+from krea_model.quantise import quantise as quantise_model
 
-__all__ = ["load"]
+__all__ = ["Blocks", "load"]
+
+Blocks = Literal["device", "memory", "disk"]
 
 SIDE_PX = 1024  # of the released checkpoints
 KINDS = (".safetensors", ".json", ".txt")
@@ -28,6 +35,8 @@ def load(
     preset: str | Preset | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    quantise: Kind | None = None,
+    blocks: Blocks = "device",
 ) -> Pipeline:
     """A model that draws.
 
@@ -38,14 +47,24 @@ def load(
         is called so (`turbo.safetensors`), else Raw; a bundle says itself.
     dtype: of transformer and text encoder. None: as stored, the encoder in bfloat16, a bundle in fp32. The
         autoencoder stays in fp32.
+    quantise: "int8" or "fp8" weights in the blocks (`quantise`). blocks: where they wait between their turns, on the
+        device, in "memory" or in the file on the "disk" (`offload`): the lower, the less memory and the slower.
     ValueError if it is none of these or damaged, OSError without network, MemoryError if it does not fit.
     """
+    kind = None if quantise is None else as_kind(quantise)
+    if blocks not in ("device", "memory", "disk"):
+        raise ValueError(f'blocks of the model may wait on the "device", in "memory" or on "disk", not {blocks!r}')
     place, name = _place(path)
     with memory_explained("this model"):
         if (place / "manifest.json").is_file():
             found = bundle.load(place, str(device), dtype=dtype or torch.float32)
+            if kind is not None:
+                quantise_model(found.model, kind)
+            if blocks != "device":  # a bundle is small: from memory is as good as from disk
+                offload.from_memory(found.model, device)
         else:
-            found = _released(place, encoder, autoencoder, dtype, torch.device(device))
+            transformer = partial(_transformer, place, dtype=dtype, device=device, quantise=kind, blocks=blocks)
+            found = _released(place, encoder, autoencoder, dtype, torch.device(device), transformer)
     if name is not None:
         found = replace(found, about={**found.about, "name": name})
     return found if preset is None else found.with_preset(preset)
@@ -67,6 +86,7 @@ def _released(
     autoencoder: str | Path | None,
     dtype: torch.dtype | None,
     device: torch.device,
+    transformer: Callable[[], MMDiT],
 ) -> Pipeline:
     _check_whole(place, encoder is not None and autoencoder is not None)
     from krea_model import autoencoder as autoencoders  # these two need extras
@@ -77,7 +97,7 @@ def _released(
     with _quiet():  # the small parts first: what is missing shows before the long wait
         decode = autoencoders.load(pictures, torch.float32, str(device))
         encode = text.load(words, dtype or torch.bfloat16, str(device))
-    model = weights.load(place, dtype=dtype, device=device)
+    model = transformer()
     files = [*_files(place, "model", "transformer"), *_files(pictures, "vae", "vae")]
     files += [*_files(words, "text", "text_encoder", "tokenizer"), *([("index", index)] if index.is_file() else [])]
     return Pipeline(
@@ -116,6 +136,22 @@ def _quiet() -> Iterator[None]:
     finally:
         if shown:
             bars.enable_progress_bar()
+
+
+def _transformer(
+    place: Path,
+    *,
+    dtype: torch.dtype | None,
+    device: str | torch.device,
+    quantise: Kind | None,
+    blocks: Blocks,
+) -> MMDiT:
+    if blocks == "disk":
+        return offload.from_disk(place, dtype=dtype, device=device, quantise=quantise)
+    model = weights.load(place, dtype=dtype, device="cpu" if blocks == "memory" else device, quantise=quantise)
+    if blocks == "memory":
+        offload.from_memory(model, device)
+    return model
 
 
 def _usual(place: Path) -> Preset:

@@ -12,10 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from krea_model.quantise import QuantisedLinear
+
 __all__ = [
     "ALL",
     "ATTENTION",
     "Adapted",
+    "AdaptedQuantised",
     "LowRank",
     "add",
     "attach",
@@ -74,8 +77,9 @@ class Adapted(nn.Linear):
     """A linear layer with a low-rank branch beside it; the weight keeps its name and its tensor."""
 
     def __init__(self, linear: nn.Linear, adapter: LowRank, strength: float = 1.0) -> None:
-        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
+        nn.Linear.__init__(self, linear.in_features, linear.out_features, bias=False, device="meta")
+        self.bias = linear.bias
+        self._take(linear)
         self.lora_A, self.lora_B = nn.Parameter(adapter.a), nn.Parameter(adapter.b)
         self.alpha, self.strength = adapter.alpha, strength
 
@@ -85,9 +89,32 @@ class Adapted(nn.Linear):
         return LowRank(a=self.lora_A, b=self.lora_B, alpha=self.alpha)
 
     def forward(self, input: Tensor) -> Tensor:
-        out = F.linear(input, self.weight, self.bias)
+        out = super().forward(input)
         branch = F.linear(F.linear(input.to(self.lora_A.dtype), self.lora_A), self.lora_B)
         return out + (self.strength * self.adapter.scale * branch).to(out.dtype)
+
+    def plain(self) -> nn.Linear:
+        """The layer without its branch."""
+        layer = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        layer.weight, layer.bias = self.weight, self.bias
+        return layer
+
+    def _take(self, linear: nn.Linear) -> None:
+        self.weight = linear.weight
+
+
+class AdaptedQuantised(Adapted, QuantisedLinear):
+    """The same beside a quantised layer: its weight stays in int8 or fp8, the branch in the precision of the LoRA."""
+
+    def plain(self) -> QuantisedLinear:
+        """The quantised layer without its branch."""
+        layer = QuantisedLinear(self.in_features, self.out_features, self.kind, self.bias)
+        layer.hold(self.weight, self.weight_scale)
+        return layer
+
+    def _take(self, linear: nn.Linear) -> None:
+        assert isinstance(linear, QuantisedLinear)
+        self.hold(linear.weight, linear.weight_scale)
 
 
 def add(
@@ -112,22 +139,25 @@ def add(
 
 
 def attach(model: nn.Module, lora: Mapping[str, LowRank], strength: float = 1.0) -> None:
-    """Put adapters beside the model's linear layers; ValueError, and no change, if one finds no layer of its shape."""
+    """Put adapters beside the model's linear layers, quantised or not, on the device of each.
+
+    ValueError, and no change, if one finds no layer of its shape or a layer that has one already.
+    """
     _check_fit(model, lora)
     taken = [name for name in lora if isinstance(_linear(model, name), Adapted)]
     if taken:
         raise ValueError(f"{taken[0]} has an adapter already; join several with `stack`, or `detach` them first")
     for name, adapter in lora.items():
-        model.set_submodule(name, Adapted(_linear(model, name), adapter, strength))
+        linear = _linear(model, name)
+        kind = AdaptedQuantised if isinstance(linear, QuantisedLinear) else Adapted
+        model.set_submodule(name, kind(linear, _beside(adapter, linear.weight.device), strength))
 
 
 def detach(model: nn.Module) -> dict[str, LowRank]:
     """Take all adapters off, leaving the weights as they were before `attach`; returns the adapters."""
     taken = extract(model)
     for name, layer in list(_adapted(model)):
-        plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-        plain.weight, plain.bias = layer.weight, layer.bias
-        model.set_submodule(name, plain)
+        model.set_submodule(name, layer.plain())
     return taken
 
 
@@ -149,21 +179,32 @@ def rescale(model: nn.Module, strength: float) -> None:
 
 
 def stack(loras: Sequence[tuple[Mapping[str, LowRank], float]]) -> dict[str, LowRank]:
-    """Several LoRAs with their strengths as one: their ranks lie side by side, so nothing is approximated."""
+    """Several LoRAs with their strengths as one, in fp32: their ranks lie side by side, so nothing is approximated."""
     names = dict.fromkeys(name for lora, _ in loras for name in lora)
     stacked = {}
     for name in names:
         parts = [(lora[name], strength) for lora, strength in loras if name in lora]
-        a = torch.cat([part.a for part, _ in parts])
-        b = torch.cat([strength * part.scale * part.b for part, strength in parts], 1)
+        a = torch.cat([part.a.float() for part, _ in parts])
+        b = torch.cat([strength * part.scale * part.b.float() for part, strength in parts], 1)
         stacked[name] = LowRank(a=a, b=b, alpha=len(a))
     return stacked
 
 
 @torch.no_grad()
 def fold_in(model: nn.Module, lora: Mapping[str, LowRank], strength: float = 1.0) -> dict[str, Tensor]:
-    """Add the updates to the weights (in fp32, rounded once); returns the old weights, on the CPU, for `restore`."""
+    """Add the updates to the weights (in fp32, rounded once); returns the old weights, on the CPU, for `restore`.
+
+    ValueError, and no change, if an update fits no layer, or the layer is quantised or not in memory.
+    """
     _check_fit(model, lora)
+    for name in lora:
+        layer = _linear(model, name)
+        if isinstance(layer, QuantisedLinear):
+            raise ValueError(
+                f"{name} is quantised to {layer.kind}, where an update would be rounded away: `attach` the LoRA instead"
+            )
+        if layer.weight.is_meta:
+            raise ValueError(f"{name} is streamed from a file that must not change: `attach` the LoRA instead")
     kept = {}
     for name, adapter in lora.items():
         weight = _linear(model, name).weight
@@ -177,6 +218,12 @@ def restore(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
     """Undo `fold_in`, bit for bit."""
     for name, weight in kept.items():
         _linear(model, name).weight.copy_(weight)
+
+
+def _beside(adapter: LowRank, device: torch.device) -> LowRank:
+    if device.type == "meta":  # the weight is streamed; the branch is sent along with it
+        return adapter
+    return LowRank(a=adapter.a.to(device), b=adapter.b.to(device), alpha=adapter.alpha)
 
 
 def _adapted(model: nn.Module) -> Iterator[tuple[str, Adapted]]:

@@ -15,11 +15,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError, safe_open
+import torch
 from torch import Tensor
 
 from krea_model.lora import LowRank
 from krea_model.names import linears, to_diffusers
+from krea_model.tensorfiles import open_tensors
 from krea_model.weights import write_tensors
 
 __all__ = ["read", "write"]
@@ -29,6 +30,27 @@ FLAT = "lora_unet_"
 KEY = re.compile(r"(?P<layer>.+?)\.(?:(?P<part>lora_A|lora_B|lora_down|lora_up)(?:\.[^.]+)?\.weight|(?P<alpha>alpha))")
 SIDES = {"lora_A": "a", "lora_down": "a", "lora_B": "b", "lora_up": "b"}
 METADATA = "lora_adapter_metadata"  # diffusers' name for the PEFT configuration in a file's header
+LIKELY = (
+    ("lokr_", "a LoKr adapter, which is not supported; train or convert to a plain LoRA"),
+    ("hada_", "a LoHa adapter, which is not supported; train or convert to a plain LoRA"),
+    ("dora_scale", "a DoRA, which is not supported; train or convert to a plain LoRA"),
+    ("lora_magnitude_vector", "a DoRA, which is not supported; train or convert to a plain LoRA"),
+    ("oft_", "an OFT adapter, which is not supported; train or convert to a plain LoRA"),
+    ("to_qkv", "a LoRA on fused queries, keys and values; split them in the program that trained it"),
+    ("lora_te", "a LoRA for a Stable Diffusion or SDXL model"),
+    ("down_blocks", "a LoRA for a Stable Diffusion or SDXL model"),
+    ("input_blocks", "a LoRA for a Stable Diffusion or SDXL model"),
+    ("joint_blocks", "a LoRA for a Stable Diffusion 3 model"),
+    ("double_blocks", "a LoRA for a FLUX model"),
+    ("single_blocks", "a LoRA for a FLUX model"),
+    ("single_transformer_blocks", "a LoRA for a FLUX model"),
+    ("img_mlp", "a LoRA for a Qwen-Image model"),
+    ("cross_attn", "a LoRA for a Wan model"),
+    ("model.layers", "a LoRA for a language model"),
+    (".diff", "a set of full differences, which is not supported; take the merged checkpoint"),
+    ("wq.weight", "a checkpoint; read it with krea_model.weights.load"),
+    ("to_q.weight", "a checkpoint; read it with krea_model.weights.load"),
+)
 
 
 def read(path: str | Path) -> dict[str, LowRank]:
@@ -48,12 +70,15 @@ def read(path: str | Path) -> dict[str, LowRank]:
         if match is None or layer is None:
             strange.append(key)
             continue
-        parts.setdefault(layer, {})[SIDES.get(match["part"], "alpha")] = tensor
+        found, side = parts.setdefault(layer, {}), SIDES.get(match["part"], "alpha")
+        if side in found:
+            strange.append(f"{key} (its layer has two)")
+        found[side] = tensor
     strange += [f"{layer} without {side}" for layer, found in parts.items() for side in "ab" if side not in found]
     if strange or not parts:
         raise ValueError(
             f"{path} is no LoRA for Krea 2 that can be read: {len(strange)} of {len(tensors)} keys do not fit, "
-            f"first {', '.join(strange[:3]) or 'none at all'}; LoKr, DoRA and LoRAs of other models are not supported"
+            f"first {', '.join(strange[:3]) or 'none at all'}{_likely(strange)}"
         )
     return {layer: _adapter(layer, found, stated) for layer, found in parts.items()}
 
@@ -69,7 +94,7 @@ def write(path: str | Path, lora: Mapping[str, LowRank], layout: Literal["origin
         tensors[f"{layer}.lora_A.weight"] = adapter.a.detach()
         tensors[f"{layer}.lora_B.weight"] = adapter.b.detach()
         if layout == "original":
-            tensors[f"{layer}.alpha"] = adapter.a.new_tensor(adapter.alpha)
+            tensors[f"{layer}.alpha"] = torch.tensor(float(adapter.alpha))
     if layout == "diffusers":
         metadata[METADATA] = json.dumps({f"transformer.{key}": value for key, value in _peft(lora).items()})
     write_tensors(path, tensors, metadata)
@@ -87,11 +112,15 @@ def _file(path: Path) -> Path:
 def _tensors(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise ValueError(f"LoRA file {file} does not exist")
-    try:
-        with safe_open(file, framework="pt") as stored:
-            return {key: stored.get_tensor(key).clone() for key in stored.keys()}  # noqa: SIM118 (not a mapping)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is truncated or not a safetensors file ({error}); download it again") from error
+    with open_tensors(file) as stored:
+        return {key: stored.get_tensor(key).clone() for key in stored.keys()}  # noqa: SIM118 (not a mapping)
+
+
+def _likely(strange: Iterable[str]) -> str:
+    for part, guess in LIKELY:
+        if any(part in key for key in strange):
+            return f"; it looks like {guess}"
+    return "; LoRAs of other models are not supported"
 
 
 def _layers(keys: Iterable[str]) -> dict[str, str]:
@@ -108,7 +137,7 @@ def _layers(keys: Iterable[str]) -> dict[str, str]:
 
 def _stated(file: Path) -> dict[str, Any]:
     """The PEFT configuration that came with the file, empty if none did."""
-    with safe_open(file, framework="pt") as stored:
+    with open_tensors(file) as stored:
         metadata = stored.metadata() or {}
     if METADATA in metadata:
         return {key.removeprefix("transformer."): value for key, value in json.loads(metadata[METADATA]).items()}
@@ -119,7 +148,10 @@ def _stated(file: Path) -> dict[str, Any]:
 def _adapter(layer: str, found: Mapping[str, Tensor], stated: Mapping[str, Any]) -> LowRank:
     a, b = found["a"], found["b"]
     alpha = float(found["alpha"]) if "alpha" in found else _alpha(layer, len(a), stated)
-    return LowRank(a=a, b=b, alpha=alpha)
+    try:
+        return LowRank(a=a, b=b, alpha=alpha)
+    except ValueError as error:
+        raise ValueError(f"{layer}: {error}") from error
 
 
 def _alpha(layer: str, rank: int, stated: Mapping[str, Any]) -> float:

@@ -24,7 +24,7 @@ class Spans:
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> "Spans":
         """Made on the host and copied once, so that nothing waits for the device."""
-        counts = torch.tensor(lengths)
+        counts = torch.tensor(lengths, dtype=torch.long)
         owner = torch.arange(len(lengths)).repeat_interleave(counts, output_size=sum(lengths))
         ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
         return cls(tuple(lengths), owner.to(device, non_blocking=True), ends.to(device, non_blocking=True))
@@ -37,4 +37,4 @@ class Spans:
     @property
     def longest(self) -> int:
         """Tokens of the longest sample."""
-        return max(self.lengths)
+        return max(self.lengths, default=0)
