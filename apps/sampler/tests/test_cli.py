@@ -26,6 +26,10 @@ FLAGS = {
         *("--lora", "--image", "--strength", "--style", "--style-module", "--expand"),
         *("--out", "--grid", "--preview", "--safety"),
     },
+    "serve": {
+        *("--model", "--encoder", "--autoencoder", "--preset", "--dtype", "--device", "--quantise", "--blocks"),
+        *("--lora", "--style", "--style-module", "--out", "--host", "--port", "--open", "--safety"),
+    },
     "show": set(),
 }
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from typer.core import TyperGroup
 
-from krea_sampler import flags, picture, safety
+from krea_sampler import explore, flags, picture, safety
 from krea_sampler.delivery import Target, previewing, target
 from krea_sampler.interrupt import at_once
 from krea_sampler.order import Order, Weighted, parsed_size, weighted
@@ -104,6 +105,10 @@ def draw(
     """Draw pictures. Each PNG carries what made it, and --from-png repeats it to the last bit."""
     with _plain_errors():
         found = picture.parameters(from_png) if from_png else {}
+        if found.get("format") == explore.FORMAT:
+            changed = (seed, n, size, width_px, height_px, side_px, steps, guidance, negative, preset, grid or None)
+            if any(one is not None for one in changed):
+                raise ValueError(f"{from_png} mixes seeds or prompts and is drawn only as it is; leave out other flags")
         asked = _asked(found, prompts or [], expand, preset)
         plain: dict[str, Any] = {"seed": seed, "n": n, "steps": steps, "negative": negative, "grid": grid or None}
         order = asked.with_changes(**plain, **_sides(size, width_px, height_px, side_px), **_guidance(guidance or []))
@@ -132,6 +137,9 @@ def _asked(found: Mapping[str, Any], prompts: Sequence[str], expand: flags.Detai
     """The order before the flags change parts of it: that of a picture, or the prompts alone."""
     if found and (prompts or expand):
         raise ValueError("--from-png brings its own prompt; leave out prompts and --expand, or --from-png")
+    if found.get("format") == explore.FORMAT:
+        mixture = explore.Mixture.of(found.get("mixture"))
+        return Order(prompts=(mixture.leading_prompt,), seeds=(mixture.leading_seed,))  # for names and the judge
     asked = Order.of(found) if found else Order(prompts=tuple(prompts))
     return replace(asked, steps=None, guidance=None, guidances=()) if found and preset is not None else asked
 
@@ -164,10 +172,56 @@ def _work(job: _Job) -> None:
     shown = previewing(job.place, stem, lambda path: _note(f"preview: {path}")) if job.preview else nullcontext()
     with _bar() as on_step, shown as on_preview:
         more: dict[str, Any] = {"on_preview": on_preview, "safety": job.judge}
-        for drawn in drawing.draw(artist, job.order, job.wishes, on_step, **more):
+        if job.found.get("format") == explore.FORMAT:
+            from krea_sampler.serve.engine import repeat
+
+            drawings = iter([repeat(artist, job.found, on_step, job.judge)])
+        else:
+            drawings = drawing.draw(artist, job.order, job.wishes, on_step, **more)
+        for drawn in drawings:
             print(job.place.put(drawn.image, drawn.parameters, drawn.stem))
             if job.compare is not None:
                 _compare(drawing.difference(job.compare, drawn.image), job.compare)
+
+
+@app.command()
+def serve(
+    model: flags.Model = None,
+    encoder: flags.Encoder = None,
+    autoencoder: flags.Autoencoder = None,
+    preset: flags.Preset = None,
+    dtype: flags.Dtype = None,
+    device: flags.Device = "auto",
+    quantise: flags.Quantise = None,
+    blocks: flags.Blocks = "device",
+    lora: flags.Lora = None,
+    style: flags.Style = None,
+    style_module: flags.StyleModule = None,
+    out: Annotated[Path, typer.Option(help="Folder of the pictures that are kept.")] = Path("."),
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: the network may draw.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 is any that is free.", min=0, max=65535)] = 7860,
+    opened: Annotated[bool, typer.Option("--open/--no-open", help="Show the page in the browser.")] = True,
+    judge: flags.Judge = None,
+) -> None:
+    """Explore in the browser: boards of variations, more like one, between two, toward other words."""
+    with _plain_errors():
+        picture.check_writable(out)  # before the long wait for the model
+        guard = safety.find(judge) if judge else None
+        with at_once():
+            from krea_sampler import compose  # not at the top: they load torch, which --help can do without
+            from krea_sampler import serve as pages
+        parts: dict[str, Any] = {"model": model, "encoder": encoder, "autoencoder": autoencoder, "device": device}
+        read: dict[str, Any] = {"preset": preset, "dtype": dtype, "quantise": quantise, "blocks": blocks}
+        led: dict[str, Any] = {"loras": _weighted(lora, 1.0), "styles": _weighted(style, flags.STYLE_STRENGTH)}
+        led["style_module"] = style_module
+        setup = compose.Setup(**parts, **read, **led)
+        with _stderr().status("loading the model"):
+            artist = compose.artist(setup)
+        with pages.listening(artist, setup, out, host=host, port=port, safety=guard) as server:
+            print(pages.address(server), flush=True)
+            if opened:
+                webbrowser.open(pages.address(server))
+            pages.serve(server, _note)
 
 
 @app.command()

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from krea_model import kernels
@@ -28,7 +27,7 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.zeros(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), x.shape[-1:], 1 + self.scale.float(), eps=1e-5).to(x.dtype)
+        return kernels.rms_norm(x, self.scale)
 
 
 class QKNorm(nn.Module):
