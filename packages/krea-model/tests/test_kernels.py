@@ -77,7 +77,7 @@ def test_gates_are_what_their_names_say(lengths, dtype):
     torch.testing.assert_close(reference.gated_residual(out, gate, per_sample, Spans.of(lengths)), want, **exact(dtype))
 
 
-def exact(dtype: torch.dtype) -> dict[str, float]:
+def exact(dtype: torch.dtype) -> dict[str, Any]:
     """bf16 rounds where diffusers does, fp32 up to the last bits."""
     return {"rtol": 2e-6, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0, "atol": 0}
 

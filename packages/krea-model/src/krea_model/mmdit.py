@@ -14,6 +14,7 @@ from krea_model import kernels
 from krea_model.attention import attend
 from krea_model.configs import Config
 from krea_model.interfaces import Conditioning, Grids
+from krea_model.kernels.reference import rms_norm
 from krea_model.spans import Spans
 
 __all__ = ["MMDiT"]
@@ -27,7 +28,7 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.zeros(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return kernels.rms_norm(x, self.scale)
+        return rms_norm(x, self.scale)
 
 
 class QKNorm(nn.Module):

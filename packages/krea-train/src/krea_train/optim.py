@@ -58,7 +58,7 @@ def is_hidden(name: str, parameter: Tensor) -> bool:
 
 
 def decays(name: str) -> bool:
-    """Whether weight decay applies: to matrices and zero-centred norm scales, not to biases, tables and plain norms (`.gain`).
+    """Whether weight decay applies: to matrices and zero-centred norms, not to biases, tables and plain norms.
 
     Decay pulls a zero-centred scale toward plain normalisation (Krea 2 technical report, section "Architecture").
     """

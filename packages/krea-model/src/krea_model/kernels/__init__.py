@@ -1,6 +1,5 @@
 """Fused operations of the model, each with a plain torch reference that defines correct."""
 
 from krea_model.kernels.choice import gate_output, gated_residual, norm_rotate, rms_norm_modulate, swiglu
-from krea_model.kernels.reference import rms_norm
 
-__all__ = ["gate_output", "gated_residual", "norm_rotate", "rms_norm", "rms_norm_modulate", "swiglu"]
+__all__ = ["gate_output", "gated_residual", "norm_rotate", "rms_norm_modulate", "swiglu"]
