@@ -278,17 +278,19 @@ def test_a_refused_picture_does_not_stop_its_board() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_what_nobody_foresaw_is_shown_not_hidden() -> None:
+def test_what_nobody_foresaw_is_shown_and_drawing_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
     def act(seed: int) -> None:
-        raise KeyError(seed)
+        if seed == 0:
+            raise KeyError("a fault")
 
-    boards, one = Boards(), board(0)
-    with working(boards, Scripted(act)) as thread:
+    boards, one, other = Boards(), board(0), board(7)
+    with working(boards, Scripted(act)):
         boards.add(one)
-        wait(boards, lambda: states(one) == ["failed", "failed"])
-        thread.join(20)
-        assert not thread.is_alive()
+        wait(boards, lambda: one.tiles[0].state == "failed")
+        boards.add(other)
+        wait(boards, lambda: states(other) == ["done", "done"])
     assert "broke down" in one.tiles[0].error
+    assert "KeyError: 'a fault'" in capfd.readouterr().err
 
 
 def test_previews_take_their_share_and_no_more() -> None:

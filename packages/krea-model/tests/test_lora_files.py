@@ -239,3 +239,28 @@ def test_half_an_adapter_an_empty_file_and_a_broken_file_are_errors(tmp_path, lo
         read(tmp_path)
     with pytest.raises(ValueError, match='layout "kohya" is unknown'):
         write(tmp_path / "x.safetensors", lora, "kohya")  # pyright: ignore[reportArgumentType]
+
+
+def test_old_spellings_of_diffusers_load(tmp_path):
+    tensors = {"transformer.transformer_blocks.0.attn.to_q.lora.down.weight": torch.ones(2, 64)}
+    tensors["transformer.transformer_blocks.0.attn.to_q.lora.up.weight"] = torch.ones(64, 2)
+    save_file(tensors, tmp_path / "a.safetensors")
+    assert torch.equal(read(tmp_path / "a.safetensors")["blocks.0.attn.wq"].delta(), torch.full((64, 64), 2.0))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"alpha": torch.tensor(0.0)}, "alpha 0.0 has no effect"),
+        ({"alpha": torch.tensor(float("nan"))}, "not finite"),
+        ({"alpha": torch.ones(2)}, "alpha has 2 values"),
+        ({"lora_A.weight": torch.full((2, 64), float("nan"))}, "not finite"),
+        ({"lora_A.weight": torch.ones(2, 64).to(torch.int8)}, "not of floating-point numbers"),
+        ({"lora_A.weight": torch.ones(0, 64), "lora_B.weight": torch.ones(64, 0)}, "rank 0"),
+    ],
+)
+def test_adapters_without_effect_or_sense_are_errors(tmp_path, changed, said):
+    parts = {"lora_A.weight": torch.ones(2, 64), "lora_B.weight": torch.ones(64, 2)} | changed
+    save_file({f"blocks.0.attn.wq.{name}": tensor for name, tensor in parts.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=said):
+        read(tmp_path / "a.safetensors")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,33 @@ def test_a_model_that_does_not_fit_is_explained(folder: Path, monkeypatch: pytes
     monkeypatch.setattr(weights, "load", greedy)
     with pytest.raises(MemoryError, match="not enough memory for this model"):
         loading.load(folder)
+
+
+def test_parts_that_do_not_fit_are_named_before_anything_is_drawn(folder: Path, tmp_path: Path) -> None:
+    config = krea_model.tiny()
+    weights.save(tmp_path / "raw.safetensors", krea_model.MMDiT(config).state_dict(), config)
+    stored = weights.Checkpoint(folder / "transformer").config()
+    assert (stored.channels, stored.txtlayers, stored.txtdim) == (config.channels, config.txtlayers, config.txtdim)
+    wide = replace(config, channels=8)
+    weights.save(tmp_path / "raw.safetensors", krea_model.MMDiT(wide).state_dict(), wide)
+    with pytest.raises(ValueError, match=r"do not fit: .* takes 8 latent channels and 3 text layers of width 32"):
+        krea_model.load(tmp_path / "raw.safetensors", encoder=folder, autoencoder=folder)
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+def test_damaged_parts_are_named(folder: Path, tmp_path: Path, part: str) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    file = next((copy / part).glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"in .* is damaged or not whole .*download it again"):
+        krea_model.load(copy)
+    shutil.copy(next((folder / part).glob("*.safetensors")), file)
+    (copy / part / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged or not whole"):
+        krea_model.load(copy)
+
+
+def test_a_transformer_folder_is_sampled_as_its_pipeline_is_called(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "Krea-2-Turbo")
+    found = krea_model.load(copy / "transformer", encoder=folder, autoencoder=folder)
+    assert found.defaults.steps == 8

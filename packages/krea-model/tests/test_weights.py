@@ -316,11 +316,43 @@ def test_a_folder_written_over_or_half_is_never_taken_for_whole(tmp_path, model,
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"00002-of-.*could not be written: No space left"):
         save_diffusers(tmp_path, model.state_dict(), model.config, shard_bytes=200_000)
-    assert [name for name in os.listdir(tmp_path) if not name.endswith("safetensors")] == []
-    with pytest.raises(OSError, match=r"config\.json"):
-        Krea2Transformer2DModel.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"tensors missing|has no"):
-        load(tmp_path)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+    assert equal_states(load(tmp_path).state_dict(), model.state_dict())  # what was there before is still whole
+
+
+def test_a_folder_may_be_converted_in_place(tmp_path, model):
+    save_diffusers(tmp_path, model.state_dict(), model.config, shard_bytes=200_000)
+    save_diffusers(tmp_path, Checkpoint(tmp_path), model.config, torch.bfloat16)
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert equal_states(load(tmp_path).state_dict(), {name: t.bfloat16() for name, t in model.state_dict().items()})
+
+
+def equal_states(state, other):
+    return state.keys() == other.keys() and all(torch.equal(t, other[name]) for name, t in state.items())
+
+
+def test_tables_of_another_shape_are_not_taken_for_those_of_diffusers(tmp_path, model):
+    state = {name: t.reshape(-1, 6) if name == "blocks.0.mod.lin" else t for name, t in model.state_dict().items()}
+    save_file(state, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"blocks\.0\.mod\.lin \(64, 6\) instead of \(384,\)"):
+        load(tmp_path / "a.safetensors")
+
+
+def test_what_a_file_could_not_hold_is_refused(tmp_path, model):
+    large = {name: t * (1e6 if name == "first.weight" else 1) for name, t in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"first\.weight does not fit into float16"):
+        save(tmp_path / "a.safetensors", large, model.config, torch.float16)
+    with pytest.raises(ValueError, match=r"torch\.int8 hold nothing"):
+        save(tmp_path / "a.safetensors", large, model.config, torch.int8)
+    assert os.listdir(tmp_path) == []
+
+
+def test_only_states_of_equal_shapes_are_averaged(model):
+    state = model.state_dict()
+    with pytest.raises(ValueError, match=r"differ in 1 names or shapes, first first\.weight"):
+        average([state, state | {"first.weight": state["first.weight"][:1]}])
+    with pytest.raises(ValueError, match="no states to average"):
+        average([])
 
 
 def test_a_tensor_is_read_into_memory_of_its_own(tmp_path, model):

@@ -43,6 +43,8 @@ krea-sample "a fox, oil painting" --image photo.jpg --strength 0.6
 krea-sample --from-png a-fox-s0.png --seed 7
 
 krea-sample show a-fox-s0.png
+
+krea-sample serve --out kept
 """
 
 
@@ -102,7 +104,10 @@ def draw(
     preview: flags.Preview = False,
     judge: flags.Judge = None,
 ) -> None:
-    """Draw pictures. Each PNG carries what made it, and --from-png repeats it to the last bit."""
+    """Draw pictures. Each PNG carries what made it, and --from-png repeats it to the last bit.
+
+    Other commands, with a --help of their own: serve (explore in the browser) and show (what a picture was made of).
+    """
     with _plain_errors():
         found = picture.parameters(from_png) if from_png else {}
         if found.get("format") == explore.FORMAT:
@@ -126,7 +131,8 @@ def draw(
         }
         read: dict[str, Any] = {"preset": preset or found.get("preset"), "dtype": dtype or found.get("dtype")}
         setup = compose.Setup(**parts, **led, **read, image=start)
-        same = order == asked and setup.preset == found.get("preset")
+        kept = (setup.preset, setup.dtype, setup.quantise) == tuple(map(found.get, ("preset", "dtype", "quantise")))
+        same = order == asked and kept
         order, wishes = _expanded(order, expand, guard, found)
         compare = from_png if same else None
         job: dict[str, Any] = {"order": order, "setup": setup, "place": place, "judge": guard, "wishes": wishes}
@@ -151,7 +157,7 @@ def _expanded(
     from krea_sampler import compose
 
     wishes = list(found.get("wishes") or [])
-    safety.check_prompts(judge, order.prompts)
+    safety.check_prompts(judge, [*order.prompts, order.negative])
     if detail is None:
         return order, wishes
     texts, notes = compose.expand(order.prompts, detail.value, order.seeds[0])
@@ -168,6 +174,7 @@ def _work(job: _Job) -> None:
         artist = compose.artist(job.setup)
     if job.found:
         compose.check_same(artist, job.found)
+        drawing.use_threads_of(job.found)
     stem = picture.stem((list(job.wishes) or job.order.prompts)[0], job.order.seeds[0])
     shown = previewing(job.place, stem, lambda path: _note(f"preview: {path}")) if job.preview else nullcontext()
     with _bar() as on_step, shown as on_preview:
@@ -262,7 +269,10 @@ def _compare(levels: int, before: Path) -> None:
     if levels == 0:
         _note(f"identical to {before}", "green")
     else:
-        _note(f"differs from {before} by up to {levels} of 255: another machine or torch", "yellow")
+        _note(
+            f"differs from {before} by up to {levels} of 255: another machine, device, torch or number of threads",
+            "yellow",
+        )
 
 
 @contextmanager

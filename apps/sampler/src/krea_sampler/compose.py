@@ -126,14 +126,18 @@ def check_same(artist: Artist, parameters: Mapping[str, Any]) -> None:
     for flag, key in (("--lora", "loras"), ("--style", "styles")):
         wanted = parameters.get(key) or []
         if [_content(one) for one in wanted] != [_content(one) for one in artist.marks[key]]:
-            names = " ".join(f"{flag} {one.get('name')}:{one.get('strength')}" for one in wanted) or f"no {flag}"
+            names = " ".join(f"{flag} {one.get('name')}:{one.get('strength')}" for one in wanted)
+            if not names:
+                raise ValueError(f"this picture was drawn without {flag}; leave it out")
             raise ValueError(f"this picture was drawn with {names} (files of the same content); give the same")
     module, mine = parameters.get("style_module"), artist.marks["style_module"]
     if module and mine and _content(module) != _content(mine):
         raise ValueError(f"this picture was drawn with the style module {module.get('name')}, not with {mine['name']}")
     image, mine = parameters.get("image"), artist.marks["image"]
     if _content(image or {}) != _content(mine or {}):
-        names = f"--image {image.get('name')} --strength {image.get('strength')}" if image else "no --image"
+        if not image:
+            raise ValueError("this picture was drawn without --image; leave it out")
+        names = f"--image {image.get('name')} --strength {image.get('strength')}"
         raise ValueError(f"this picture was drawn with {names} (a file of the same content); give the same")
 
 

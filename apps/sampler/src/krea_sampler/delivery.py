@@ -30,6 +30,8 @@ class Target:
 
 def target(out: Path, pictures: int) -> Target:
     """A name that ends in .png is one file, anything else a folder; raises ValueError if it cannot be used."""
+    if out.suffix == "" and out.is_file():
+        raise ValueError(f"{out} is a file; name a folder, or a file that ends in .png")
     if out.suffix == "" or out.is_dir():
         picture.check_writable(out)
         return Target(folder=out)

@@ -1,7 +1,7 @@
 """An order and an artist in, finished pictures with their parameters out."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,7 @@ from krea_sampler.order import FORMAT, Order
 from krea_sampler.safety import Safety, check_pictures, check_prompts
 from krea_sampler.sheet import contact_sheet
 
-__all__ = ["Drawing", "OnPreview", "OnStep", "difference", "draw"]
+__all__ = ["Drawing", "OnPreview", "OnStep", "difference", "draw", "use_threads_of"]
 
 OnStep = Callable[[int, int], None]
 """Called with the steps done so far and the steps of the whole order."""
@@ -57,7 +57,7 @@ def draw(
     picture to start from before anything is drawn, and each picture before it is handed over; it raises Refused.
     """
     order = _settled(artist, order)
-    check_prompts(safety, [*wishes, *order.prompts])
+    check_prompts(safety, [*wishes, *order.prompts, order.negative])
     check_pictures(safety, [artist.image] if artist.image else [], "the picture to start from")
     images = _images(artist, order, on_step, on_preview, safety)
     if order.grid:
@@ -70,6 +70,13 @@ def draw(
         (prompt,) = single.prompts
         drawn = _drawing(artist, single, [typed[prompt]] if prompt in typed else [], image)
         yield replace(drawn, stem=f"{drawn.stem}-g{single.guidance:g}") if order.guidances else drawn
+
+
+def use_threads_of(parameters: Mapping[str, Any]) -> None:
+    """Compute with as many threads as when this picture was drawn: the last bits depend on them."""
+    threads = parameters.get("threads")
+    if isinstance(threads, int) and 1 <= threads <= 256:
+        torch.set_num_threads(threads)
 
 
 def difference(path: Path, drawn: Image.Image) -> int:

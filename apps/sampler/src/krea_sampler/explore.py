@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from krea_sampler.record import check_text
+
 __all__ = [
     "FORMAT",
     "MAX_PROMPTS",
@@ -54,6 +56,7 @@ class Mixture:
         for prompt in self.prompts:
             if type(prompt) is not str or not prompt.strip():
                 raise ValueError('an empty prompt; say what to draw, such as "a red apple, flat style"')
+            check_text(prompt)
             if len(prompt) > MAX_PROMPT_LENGTH:
                 raise ValueError(f"a prompt of {len(prompt)} characters; use at most {MAX_PROMPT_LENGTH}")
         for name, total in (

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from krea_sampler.record import check_text, checked
+
 __all__ = ["FORMAT", "Order", "Weighted", "parsed_size", "weighted"]
 
 FORMAT = 2  # of the parameters in a picture; raised when an older program could misread them
@@ -48,6 +50,8 @@ class Order:
             raise ValueError('no prompt; say what to draw, such as krea-sample "a red apple, flat style"')
         if any(not prompt.strip() for prompt in self.prompts):
             raise ValueError('an empty prompt; say what to draw, such as "a red apple, flat style"')
+        for text in (*self.prompts, self.negative):
+            check_text(text)
         if not self.seeds:
             raise ValueError("no seeds; ask for at least one picture (--n 1)")
         if any(not 0 <= seed < 2**63 for seed in self.seeds):
@@ -94,9 +98,9 @@ class Order:
             raise ValueError(f"parameters of format {found!r}; this program reads 1 to {FORMAT}")
         names = FIRST if found == 1 else [field.name for field in fields(cls)]
         try:
-            given = {name: parameters[name] for name in names}
-            given["prompts"] = tuple(str(prompt) for prompt in given["prompts"])
-            given["seeds"] = tuple(int(seed) for seed in given["seeds"])
+            found = checked(dict(parameters))
+            given = {name: found[name] for name in names}
+            given["prompts"], given["seeds"] = tuple(given["prompts"]), tuple(given["seeds"])
             given["guidances"] = tuple(float(guidance) for guidance in given.get("guidances", ()))
             return cls(**given)
         except (KeyError, TypeError) as error:

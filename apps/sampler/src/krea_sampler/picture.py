@@ -13,6 +13,8 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
+from krea_sampler import record
+
 __all__ = ["check_writable", "encode", "parameters", "pixels", "save", "save_as", "stem"]
 
 KEY = "krea"  # the text chunk that holds the parameters
@@ -45,12 +47,9 @@ def parameters(path: Path) -> dict[str, Any]:
     if text is None:
         raise ValueError(f"{path} holds no parameters of krea-sample; only its own PNGs can be repeated")
     try:
-        found = json.loads(text)
+        return record.parsed(text)
     except ValueError as error:
-        raise ValueError(f"the parameters in {path} are damaged") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"the parameters in {path} are damaged")
-    return found
+        raise ValueError(f"the parameters in {path} are damaged: {error}") from error
 
 
 def stem(prompt: str, seed: int) -> str:

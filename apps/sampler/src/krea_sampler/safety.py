@@ -5,9 +5,9 @@ Whoever serves the released weights must have one. None is built in.
 
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -52,7 +52,7 @@ def find(name: str) -> Safety:
 def check_prompts(safety: Safety | None, prompts: Iterable[str]) -> None:
     """Raise Refused for the first prompt that may not be drawn."""
     for prompt in dict.fromkeys(prompts) if safety else ():
-        reason = safety.check_prompt(prompt) if safety and prompt else None
+        reason = _answer(safety.check_prompt, prompt) if safety and prompt else None
         if reason is not None:
             raise Refused(f"the prompt {prompt!r} was refused: {reason}")
 
@@ -60,9 +60,19 @@ def check_prompts(safety: Safety | None, prompts: Iterable[str]) -> None:
 def check_pictures(safety: Safety | None, images: Iterable[Image.Image], what: str) -> None:
     """Raise Refused for the first picture that may not be used or shown."""
     for image in images if safety else ():
-        reason = safety.check_image(image) if safety else None
+        reason = _answer(safety.check_image, image) if safety else None
         if reason is not None:
             raise Refused(f"{what} was refused: {reason}")
+
+
+def _answer(ask: Callable[[Any], str | None], what: object) -> str | None:
+    """What the classifier says; RuntimeError if it fails, for then nothing may be drawn."""
+    try:
+        return ask(what)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        raise RuntimeError(
+            f"the safety classifier failed ({type(error).__name__}: {error}); nothing is drawn"
+        ) from error
 
 
 def _is_safety(found: object) -> bool:

@@ -112,8 +112,8 @@ class Checkpoint(Mapping[str, Tensor]):
             raise ValueError(f"{self.path} holds {name} twice, as {self._where[name][1]} and as {key}")
         if dtype not in DTYPES:
             raise ValueError(f"{self.path} holds {key} as {dtype}, which is not read; use the bf16 file")
-        if name.startswith("blocks.") and name.endswith(".mod.lin"):
-            shape = (math.prod(shape),)  # diffusers has 6 rows
+        if name.startswith("blocks.") and name.endswith(".mod.lin") and len(shape) == 2 and shape[0] == 6:
+            shape = (math.prod(shape),)  # of diffusers
         if name == "txtfusion.projector.weight" and len(shape) == 1:
             shape = (1, *shape)  # squeezed in files that went through GGUF
         self._where[name], self.shapes[name], self.dtypes[name] = (file, key), shape, DTYPES[dtype]

@@ -15,7 +15,7 @@ import torch
 from krea_model.checkpoint import Checkpoint
 from krea_model.mmdit import MMDiT
 from krea_model.tensorfiles import write_json
-from krea_model.weights import save_diffusers
+from krea_model.weights import check_for_diffusers, save_diffusers
 
 __all__ = ["Saves", "save_pipeline", "scheduler_config"]
 
@@ -50,13 +50,17 @@ def save_pipeline(
     config = model.config() if isinstance(model, Checkpoint) else model.config
     if len(taps) != config.txtlayers:
         raise ValueError(f"{len(taps)} taps {tuple(taps)} for a model of {config.txtlayers}; give one layer per tap")
+    layers = _layers(text_encoder)
+    if layers is not None and not 0 <= min(taps) <= max(taps) <= layers:
+        raise ValueError(f"taps {tuple(taps)} of a text encoder with {layers} layers; each must lie between 0 and that")
     folder = Path(folder)
     parts = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
     classes = {name: _class_of(name, part) for name, part in parts.items()}
     _refuse_itself(folder, parts)
+    state = model if isinstance(model, Checkpoint) else model.state_dict()
+    check_for_diffusers(state, config, dtype)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
-    state = model if isinstance(model, Checkpoint) else model.state_dict()
     save_diffusers(folder / "transformer", state, config, dtype)
     for name, part in parts.items():
         _write_part(folder / name, part)
@@ -105,6 +109,16 @@ def _class_of(name: str, part: Saves | str | Path) -> list[str]:
         if name == "text_encoder" and stated.get("architectures"):
             return ["transformers", _encoder(stated["architectures"][0])]
     raise ValueError(f"{part} is no folder of a {name}: it lacks a config that names its class; give one that has it")
+
+
+def _layers(encoder: Saves | str | Path) -> int | None:
+    """Decoder layers of a text encoder, None where it does not say."""
+    if isinstance(encoder, str | Path):
+        file = Path(encoder) / "config.json"
+        stated = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        return stated.get("text_config", stated).get("num_hidden_layers")
+    config: Any = getattr(encoder, "config", None)
+    return getattr(getattr(config, "text_config", config), "num_hidden_layers", None)
 
 
 def _encoder(architecture: str) -> str:

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 
 from krea_model import bundle, offload, weights
+from krea_model.configs import Config
 from krea_model.identity import content_hash
 from krea_model.mmdit import MMDiT
 from krea_model.pipeline import Defaults, Pipeline, memory_explained
@@ -86,18 +88,31 @@ def _released(
     autoencoder: str | Path | None,
     dtype: torch.dtype | None,
     device: torch.device,
-    transformer: Callable[[], MMDiT],
+    transformer: Callable[[Config], MMDiT],
 ) -> Pipeline:
     _check_whole(place, encoder is not None and autoencoder is not None)
     from krea_model import autoencoder as autoencoders  # these two need extras
     from krea_model import text
 
     words, pictures, index = Path(encoder or place), Path(autoencoder or place), place / "model_index.json"
-    usual = _usual(place)
+    usual, stated = _usual(place), _stated(index)
     with _quiet():  # the small parts first: what is missing shows before the long wait
-        decode = autoencoders.load(pictures, torch.float32, str(device))
-        encode = text.load(words, dtype or torch.bfloat16, str(device))
-    model = transformer()
+        with _damage_named(pictures, "autoencoder"):
+            decode = autoencoders.load(pictures, torch.float32, str(device))
+        with _damage_named(words, "text encoder"):
+            taps = stated.get("text_encoder_select_layers")
+            encode = text.load(words, dtype or torch.bfloat16, str(device), taps=taps)
+    config = weights.Checkpoint(place).config()
+    patch = int(stated.get("patch_size") or config.patch)  # shapes do not tell it
+    config = replace(config, patch=patch, channels=config.token_features // patch**2)
+    asked = (decode.channels, len(encode.taps), encode.model.config.get_text_config().hidden_size)
+    if asked != (config.channels, config.txtlayers, config.txtdim):
+        raise ValueError(
+            f"the parts do not fit: {place} takes {config.channels} latent channels and {config.txtlayers} text layers "
+            f"of width {config.txtdim}, the other parts give {asked[0]}, {asked[1]} and {asked[2]}; name those it was "
+            "trained with"
+        )
+    model = transformer(config)
     files = [*_files(place, "model", "transformer"), *_files(pictures, "vae", "vae")]
     files += [*_files(words, "text", "text_encoder", "tokenizer"), *([("index", index)] if index.is_file() else [])]
     return Pipeline(
@@ -140,6 +155,7 @@ def _quiet() -> Iterator[None]:
 
 def _transformer(
     place: Path,
+    config: Config,
     *,
     dtype: torch.dtype | None,
     device: str | torch.device,
@@ -147,21 +163,40 @@ def _transformer(
     blocks: Blocks,
 ) -> MMDiT:
     if blocks == "disk":
-        return offload.from_disk(place, dtype=dtype, device=device, quantise=quantise)
-    model = weights.load(place, dtype=dtype, device="cpu" if blocks == "memory" else device, quantise=quantise)
+        return offload.from_disk(place, config=config, dtype=dtype, device=device, quantise=quantise)
+    at_first = "cpu" if blocks == "memory" else device
+    model = weights.load(place, config=config, dtype=dtype, device=at_first, quantise=quantise)
     if blocks == "memory":
         offload.from_memory(model, device)
     return model
 
 
+@contextmanager
+def _damage_named(place: Path, part: str) -> Iterator[None]:
+    """The many errors of libraries that read a damaged file, as one ValueError that names the part."""
+    try:
+        yield
+    except (SafetensorError, json.JSONDecodeError, TypeError, AttributeError, KeyError, OSError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"the {part} in {place} is damaged or not whole ({said}); download it again") from error
+
+
+def _stated(index: Path) -> dict[str, Any]:
+    """What the index of a pipeline folder says, empty without one."""
+    if not index.is_file():
+        return {}
+    try:
+        return dict(json.loads(index.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{index} is damaged ({error}); download it again") from error
+
+
 def _usual(place: Path) -> Preset:
     index = place / "model_index.json"
     if index.is_file():
-        try:
-            return turbo() if json.loads(index.read_text("utf-8")).get("is_distilled") else raw()
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{index} is damaged ({error}); download it again") from error
-    return turbo() if "turbo" in place.name.lower() else raw()
+        return turbo() if _stated(index).get("is_distilled") else raw()
+    name = place.resolve().parent.name if place.name == "transformer" else place.name
+    return turbo() if "turbo" in name.lower() else raw()
 
 
 def _files(place: Path, part: str, *folders: str) -> Iterator[tuple[str, Path]]:

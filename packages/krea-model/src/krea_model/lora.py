@@ -54,6 +54,8 @@ class LowRank:
                 f"low-rank factors of shapes {tuple(self.a.shape)} and {tuple(self.b.shape)} do not multiply; "
                 "they must be (rank, in) and (out, rank)"
             )
+        if not len(self.a) or not math.isfinite(self.alpha) or self.alpha == 0:
+            raise ValueError(f"an adapter of rank {len(self.a)} and alpha {self.alpha} has no effect; neither may be 0")
 
     @property
     def rank(self) -> int:
@@ -132,7 +134,9 @@ def add(
         weight = _linear(model, name).weight
         bound = 1 / math.sqrt(weight.shape[1])
         a = torch.empty(rank, weight.shape[1]).uniform_(-bound, bound, generator=generator).to(weight.device)
-        fresh[name] = LowRank(a=a, b=torch.zeros(weight.shape[0], rank, device=weight.device), alpha=alpha or rank)
+        fresh[name] = LowRank(
+            a=a, b=torch.zeros(weight.shape[0], rank, device=weight.device), alpha=rank if alpha is None else alpha
+        )
     model.requires_grad_(False)
     attach(model, fresh)
     return [p for _, layer in _adapted(model) for p in (layer.lora_A, layer.lora_B)]

@@ -27,8 +27,8 @@ __all__ = ["read", "write"]
 
 PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.")
 FLAT = "lora_unet_"
-KEY = re.compile(r"(?P<layer>.+?)\.(?:(?P<part>lora_A|lora_B|lora_down|lora_up)(?:\.[^.]+)?\.weight|(?P<alpha>alpha))")
-SIDES = {"lora_A": "a", "lora_down": "a", "lora_B": "b", "lora_up": "b"}
+KEY = re.compile(r"(?P<layer>.+?)\.(?:(?P<part>lora_[AB]|lora[_.](?:down|up))(?:\.[^.]+)?\.weight|(?P<alpha>alpha))")
+SIDES = {"lora_A": "a", "lora_down": "a", "lora.down": "a", "lora_B": "b", "lora_up": "b", "lora.up": "b"}
 METADATA = "lora_adapter_metadata"  # diffusers' name for the PEFT configuration in a file's header
 LIKELY = (
     ("lokr_", "a LoKr adapter, which is not supported; train or convert to a plain LoRA"),
@@ -84,7 +84,12 @@ def read(path: str | Path) -> dict[str, LowRank]:
 
 
 def write(path: str | Path, lora: Mapping[str, LowRank], layout: Literal["original", "diffusers"] = "original") -> None:
-    """Write a LoRA with its alpha: for ComfyUI and trainers ("original"), or for `load_lora_weights` ("diffusers")."""
+    """Write a LoRA with its alpha: for ComfyUI and trainers ("original"), or for `load_lora_weights` ("diffusers").
+
+    diffusers takes the second alone: it refuses alphas in tensors.
+    """
+    if not lora:
+        raise ValueError("a LoRA without layers cannot be written; give at least one adapter")
     if layout not in ("original", "diffusers"):
         raise ValueError(f'LoRA layout "{layout}" is unknown; use "original" or "diffusers"')
     tensors: dict[str, Tensor] = {}
@@ -139,14 +144,21 @@ def _stated(file: Path) -> dict[str, Any]:
     """The PEFT configuration that came with the file, empty if none did."""
     with open_tensors(file) as stored:
         metadata = stored.metadata() or {}
-    if METADATA in metadata:
-        return {key.removeprefix("transformer."): value for key, value in json.loads(metadata[METADATA]).items()}
     beside = file.with_name("adapter_config.json")
-    return json.loads(beside.read_text()) if beside.is_file() else {}
+    try:
+        if METADATA in metadata:
+            return {key.removeprefix("transformer."): value for key, value in json.loads(metadata[METADATA]).items()}
+        return dict(json.loads(beside.read_text())) if beside.is_file() else {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"the PEFT settings of {file} are damaged ({error}); get the file again") from error
 
 
 def _adapter(layer: str, found: Mapping[str, Tensor], stated: Mapping[str, Any]) -> LowRank:
-    a, b = found["a"], found["b"]
+    if any(not one.is_floating_point() or not one.float().isfinite().all() for one in found.values()):
+        raise ValueError(f"{layer}: its adapter is not finite or not of floating-point numbers; get another file")
+    a, b = (one.float() if one.itemsize == 1 else one for one in (found["a"], found["b"]))  # nothing computes in fp8
+    if "alpha" in found and found["alpha"].numel() != 1:
+        raise ValueError(f"{layer}: alpha has {found['alpha'].numel()} values; it must be one number")
     alpha = float(found["alpha"]) if "alpha" in found else _alpha(layer, len(a), stated)
     try:
         return LowRank(a=a, b=b, alpha=alpha)

@@ -28,7 +28,8 @@ Read = Callable[[int], dict[str, Tensor]]
 class Offload:
     """Keeps the blocks of a model off the device; `remove` ends that, with the blocks where they wait.
 
-    read: for blocks on the meta device, whose tensors are in a file. The model is frozen.
+    read: for blocks on the meta device, whose tensors are in a file. The model is frozen, and one thread at a time may
+    call it.
     """
 
     def __init__(self, model: MMDiT, device: torch.device, read: Read | None = None) -> None:

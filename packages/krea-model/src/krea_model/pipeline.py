@@ -1,5 +1,7 @@
 """Prompts in, pictures out: a transformer, a text encoder and an autoencoder with the way to sample them."""
 
+import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,6 +18,8 @@ from krea_model.presets import Preset, preset
 from krea_model.sampling import OnStep, euler, guided, noise, schedule, start
 
 __all__ = ["Defaults", "Pipeline", "memory_explained"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +92,10 @@ class Pipeline:
         images = None if image is None else [image] * count if isinstance(image, Tensor) else list(image)
         grids = self.grids(count, width_px, height_px, images)
         guidance = usual.guidance if guidance is None else guidance
+        if not math.isfinite(guidance) or not 0 < strength <= 1:
+            raise ValueError(f"guidance {guidance} and strength {strength}; use a number, and more than 0 up to 1")
+        if negative and not guidance:
+            log.warning("guidance is 0, so what to lead away from has no effect: %r", negative)
         times = schedule(usual.steps if steps is None else steps, usual.mu, grids, strength if images else 1.0)
         with memory_explained(self._named(grids)), torch.inference_mode():
             cond = self._encode(prompts)

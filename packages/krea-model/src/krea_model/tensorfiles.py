@@ -34,7 +34,7 @@ PICKLE = "a pickle (.ckpt, .pt, .bin); only safetensors are read: `save_file(tor
 BEGINNINGS = (
     (b"GGUF", "a GGUF file; take the safetensors file that it was made from"),
     (b"PK\x03\x04", PICKLE),
-    (b"\x80\x02", PICKLE),
+    *((bytes([0x80, protocol]), PICKLE) for protocol in (2, 3, 4, 5)),
     (b"version https://git-lfs", "a Git LFS pointer, not the file that it stands for; run `git lfs pull`"),
     (b"<", "a web page that was saved in place of the file (a login or an error?); download it again"),
     (b"{", "JSON, perhaps an answer of the server that refused the download; download it again"),

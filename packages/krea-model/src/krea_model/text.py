@@ -112,9 +112,16 @@ class Qwen3VLEncoder:
         return [row[self._drop : len(ids)] for row, ids in zip(states, tokens, strict=True)]
 
 
-def load(path: str | Path, dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> Qwen3VLEncoder:
+def load(
+    path: str | Path,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str = "cpu",
+    *,
+    taps: Sequence[int] | None = None,
+) -> Qwen3VLEncoder:
     """The encoder of a Qwen3-VL folder, or of a pipeline folder (`text_encoder`, `tokenizer`, taps in its index).
 
+    taps: None takes those of the index, without one the released ones.
     ValueError if the folder holds none, another model, or only a part of it.
     """
     folder = Path(path)
@@ -127,7 +134,8 @@ def load(path: str | Path, dtype: torch.dtype = torch.bfloat16, device: str = "c
         raise ValueError(f"{inner} is a model of type {kind!r}; Krea 2 reads Qwen3-VL, type 'qwen3_vl'")
     if not any(words.glob("tokenizer*.json")):
         raise ValueError(f"{words} holds no tokenizer (tokenizer.json); copy it from the Qwen3-VL repository")
-    taps = json.loads(index.read_text()).get("text_encoder_select_layers") if index.is_file() else None
+    if taps is None and index.is_file():
+        taps = json.loads(index.read_text()).get("text_encoder_select_layers")
     read: Any = Qwen3VLModel.from_pretrained  # its annotation leaves out the pair
     model, info = read(inner, dtype=dtype, use_safetensors=True, output_loading_info=True)
     if info["missing_keys"]:

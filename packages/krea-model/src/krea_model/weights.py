@@ -4,8 +4,10 @@ Inside the program a checkpoint always has the original names and shapes; `check
 """
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from krea_model.tensorfiles import write_json, write_stream
 __all__ = [
     "Checkpoint",
     "average",
+    "check_for_diffusers",
     "load",
     "read_tensor",
     "save",
@@ -94,8 +97,9 @@ def save(path: str | Path, state: Mapping[str, Tensor], config: Config, dtype: t
     kind = _kind(state)
     shapes, dtypes = shapes_of(state), dtypes_of(state)
     check_fit("the state to save", shapes, config, kind)
+    _check_storable(state, dtype)
     layout = {name: (_saved_type(name, dtypes[name], dtype, kind), shape) for name, shape in shapes.items()}
-    write_stream(path, layout, lambda name: state[name].to(dtype=layout[name][0]), metadata_of(config, kind))
+    write_stream(path, layout, lambda name: _as(name, state[name], layout[name][0]), metadata_of(config, kind))
 
 
 def save_diffusers(
@@ -107,26 +111,37 @@ def save_diffusers(
 ) -> None:
     """Write a folder that diffusers' `Krea2Transformer2DModel.from_pretrained` loads; `config.json` comes last.
 
-    Above `shard_bytes` the weights are divided over several files, with an index, as diffusers does.
+    Above `shard_bytes` the weights are divided over several files, with an index, as diffusers does. What the folder
+    held is replaced once all is written, so `state` may be a checkpoint of that folder.
     """
-    if _kind(state) is not None:
-        raise ValueError("diffusers cannot load our quantised weights; write the folder from the bf16 checkpoint")
+    check_for_diffusers(state, config, dtype)
     shapes, dtypes = shapes_of(state), dtypes_of(state)
-    check_fit("the state to save", shapes, config)
     layout = {name: (dtype or dtypes[name], _diffusers_shape(name, shape)) for name, shape in shapes.items()}
-    folder = Path(folder)
-    for old in (folder / "config.json", *folder.glob(f"{STEM}*.safetensors*")):
-        old.unlink(missing_ok=True)  # with the configuration gone, nothing takes the folder for whole
     shards = _shards(layout, shard_bytes)
     files = [f"{STEM}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     files = files if len(files) > 1 else [f"{STEM}.safetensors"]
-    for file, names in zip(files, shards, strict=True):
-        _write_shard(folder / file, {name: layout[name] for name in names}, lambda name: state[name])
-    if len(files) > 1:
-        where = {to_diffusers(name): file for file, names in zip(files, shards, strict=True) for name in names}
-        index = {"metadata": {"total_size": sum(map(_size, layout.values()))}, "weight_map": where}
-        write_json(folder / f"{STEM}.safetensors.index.json", index)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".new-", dir=folder) as fresh:
+        for file, names in zip(files, shards, strict=True):
+            _write_shard(Path(fresh) / file, {name: layout[name] for name in names}, lambda name: state[name])
+        if len(files) > 1:
+            where = {to_diffusers(name): file for file, names in zip(files, shards, strict=True) for name in names}
+            index = {"metadata": {"total_size": sum(map(_size, layout.values()))}, "weight_map": where}
+            write_json(Path(fresh) / f"{STEM}.safetensors.index.json", index)
+        for old in (folder / "config.json", *folder.glob(f"{STEM}*.safetensors*")):
+            old.unlink(missing_ok=True)  # with the configuration gone, nothing takes the folder for whole
+        for new in Path(fresh).iterdir():
+            os.replace(new, folder / new.name)
     write_json(folder / "config.json", diffusers_config(config))
+
+
+def check_for_diffusers(state: Mapping[str, Tensor], config: Config, dtype: torch.dtype | None = None) -> None:
+    """ValueError, with nothing touched, for a state that `save_diffusers` could not write."""
+    if _kind(state) is not None:
+        raise ValueError("diffusers cannot load our quantised weights; write the folder from the bf16 checkpoint")
+    check_fit("the state to save", shapes_of(state), config)
+    _check_storable(state, dtype)
 
 
 def average(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float] | None = None) -> dict[str, Tensor]:
@@ -134,16 +149,19 @@ def average(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float] | N
 
     weights: one per state, summing to 1 (they may be negative); None means equal ones.
     """
+    if not states:
+        raise ValueError("no states to average; give at least one")
     weights = [1 / len(states)] * len(states) if weights is None else weights
     if len(weights) != len(states) or abs(sum(weights) - 1) > 1e-6:
         raise ValueError(f"{len(states)} states with weights {list(weights)}: give one weight each, summing to 1")
     if any(_kind(state) is not None for state in states):
         raise ValueError("a quantised state cannot be averaged; average the bf16 checkpoints and quantise the result")
     for other in states[1:]:
-        odd = sorted(set(states[0]) ^ set(other))
+        odd = sorted(set(shapes_of(states[0]).items()) ^ set(shapes_of(other).items()))
         if odd:
             raise ValueError(
-                f"the states to average differ in {len(odd)} names, first {odd[0]}; average like with like"
+                f"the states to average differ in {len({name for name, _ in odd})} names or shapes, first {odd[0][0]}; "
+                "average like with like"
             )
     return {name: _mean([state[name] for state in states], weights) for name in states[0]}
 
@@ -152,6 +170,20 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     """Write a safetensors file under a temporary name and rename it: never half a file under the real name."""
     layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     write_stream(path, layout, tensors.__getitem__, metadata)
+
+
+def _check_storable(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"weights in {dtype} hold nothing; save them in bfloat16 or float32, or use `quantise`")
+    if not isinstance(state, Checkpoint) and any(tensor.is_meta for tensor in state.values()):
+        raise ValueError("blocks of this model are in its file, not in memory; save from a `Checkpoint` of that file")
+
+
+def _as(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    found = tensor.to(dtype=dtype)
+    if dtype == torch.float16 and bool(found.isinf().any()) and bool(tensor.isfinite().all()):
+        raise ValueError(f"{name} does not fit into float16 (its largest is {tensor.abs().max():.3g}); use bfloat16")
+    return found
 
 
 def _mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -1,12 +1,12 @@
 """What a browser asks for, as JSON, into a board; raises ValueError with one sentence for the page."""
 
-import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from krea_sampler.explore import Mixture, between, neighbours
+from krea_sampler.record import parsed
 from krea_sampler.serve.boards import Board, Boards, Tile
 from krea_sampler.serve.engine import Engine, Settings
 
@@ -103,12 +103,11 @@ def _repeat(ask: Mapping[str, Any], engine: Engine, boards: Boards) -> Board:
         tile = _tile(ask, "of", boards)
         again = Tile(mixture=tile.mixture, settings=_settings(ask, engine, tile), caption="again", origin=tile.origin)
         return Board(kind="repeat", title=tile.mixture.leading_prompt, tiles=[again], parents=(_place(ask, "of"),))
+    text = _text(ask, "parameters")
     try:
-        parameters = json.loads(_text(ask, "parameters"))
+        parameters = parsed(text)
     except ValueError as error:
-        raise ValueError("the parameters in this picture are damaged") from error
-    if not isinstance(parameters, dict):
-        raise ValueError("the parameters in this picture are damaged")
+        raise ValueError(f"the parameters in this picture are damaged: {error}") from error
     tile = opened(parameters, engine)
     return Board(kind="repeat", title=tile.mixture.leading_prompt, tiles=[tile])
 

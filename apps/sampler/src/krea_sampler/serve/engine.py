@@ -24,6 +24,7 @@ from krea_sampler.drawing import Drawing
 from krea_sampler.explore import FORMAT, MAX_PROMPT_LENGTH, Mixture
 from krea_sampler.order import FORMAT as ORDER_FORMAT
 from krea_sampler.order import Order
+from krea_sampler.record import check_text, checked
 from krea_sampler.safety import Safety, check_pictures, check_prompts
 
 __all__ = ["MAX_SIDE_PX", "MAX_STEPS", "Engine", "OnStep", "Settings", "mixed", "mixed_noise", "recipe", "repeat"]
@@ -60,6 +61,7 @@ class Settings:
                 raise ValueError(f"a side of {str(side)[:40]!r} px; use a whole number from 1 to {MAX_SIDE_PX}")
         if type(self.negative) is not str or len(self.negative) > MAX_PROMPT_LENGTH:
             raise ValueError(f"what to lead away from must be text of at most {MAX_PROMPT_LENGTH} characters")
+        check_text(self.negative)
 
 
 class Engine:
@@ -155,9 +157,10 @@ class Engine:
     def recipe(self, parameters: Mapping[str, Any]) -> tuple[Mixture, Settings]:
         """What these parameters ask for; raises ValueError if they are damaged or ask for another model."""
         try:
-            check_same(self.artist, parameters)
-        except (AttributeError, TypeError) as error:  # lists where objects should be, and the like
-            raise ValueError("the parameters of this picture are damaged") from error
+            checked(dict(parameters))
+        except ValueError as error:
+            raise ValueError(f"the parameters of this picture are damaged: {error}") from error
+        check_same(self.artist, parameters)
         for name in ("preset", "dtype", "quantise"):
             mine = self.artist.marks.get(name)
             theirs = parameters.get(name, mine)

@@ -2,6 +2,7 @@
 
 import base64
 import time
+import traceback
 from collections.abc import Callable
 from io import BytesIO
 
@@ -47,6 +48,10 @@ def preview(image: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+UNFORESEEN = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, TypeError)
+"""Faults of the program or of a classifier: one picture fails, the next is drawn."""
+
+
 def work(boards: Boards, engine: Engine) -> None:
     """Draw until the boards are closed."""
     while (taken := boards.take()) is not None:
@@ -59,6 +64,9 @@ def work(boards: Boards, engine: Engine) -> None:
             boards.fail(board, tile, str(refused), alone=True)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             boards.fail(board, tile, " ".join(str(error).split()) or type(error).__name__)
+        except UNFORESEEN as error:
+            traceback.print_exception(error)
+            boards.fail(board, tile, "drawing broke down; where the server was started it says why")
         finally:
             if tile.state == "drawing":  # something that nobody foresaw: it is shown where the server was started
                 boards.fail(board, tile, "drawing broke down; see where the server was started, and start it again")
