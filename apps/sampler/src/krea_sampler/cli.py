@@ -110,33 +110,31 @@ def draw(
     """
     with _plain_errors():
         found = picture.parameters(from_png) if from_png else {}
-        if found.get("format") == explore.FORMAT:
-            changed = (seed, n, size, width_px, height_px, side_px, steps, guidance, negative, preset, grid or None)
-            if any(one is not None for one in changed):
-                raise ValueError(f"{from_png} mixes seeds or prompts and is drawn only as it is; leave out other flags")
+        changes = (seed, n, size, width_px, height_px, side_px, steps, guidance, negative, preset, grid or None)
+        _refuse_changes(from_png, found, changes)
         asked = _asked(found, prompts or [], expand, preset)
         plain: dict[str, Any] = {"seed": seed, "n": n, "steps": steps, "negative": negative, "grid": grid or None}
         order = asked.with_changes(**plain, **_sides(size, width_px, height_px, side_px), **_guidance(guidance or []))
         place = target(out, 1 if order.grid else len(order.singles))
         guard = safety.find(judge) if judge else None
-        start = _start(image, strength, found)
         with at_once():
             from krea_sampler import compose  # not at the top: it loads torch, which --help can do without
         parts: dict[str, Any] = {"model": model, "encoder": encoder, "autoencoder": autoencoder, "device": device}
         parts |= {"quantise": quantise or found.get("quantise"), "blocks": blocks}
-        led: dict[str, Any] = {
-            "loras": _weighted(lora, 1.0),
-            "styles": _weighted(style, flags.STYLE_STRENGTH),
-            "style_module": style_module,
-        }
+        led: dict[str, Any] = {"loras": _weighted(lora, 1.0), "styles": _weighted(style, flags.STYLE_STRENGTH)}
+        led |= {"style_module": style_module, "image": _start(image, strength, found)}
         read: dict[str, Any] = {"preset": preset or found.get("preset"), "dtype": dtype or found.get("dtype")}
-        setup = compose.Setup(**parts, **led, **read, image=start)
+        setup = compose.Setup(**parts, **led, **read)
         kept = (setup.preset, setup.dtype, setup.quantise) == tuple(map(found.get, ("preset", "dtype", "quantise")))
-        same = order == asked and kept
+        compare = from_png if order == asked and kept else None
         order, wishes = _expanded(order, expand, guard, found)
-        compare = from_png if same else None
         job: dict[str, Any] = {"order": order, "setup": setup, "place": place, "judge": guard, "wishes": wishes}
         _work(_Job(**job, found=found, compare=compare, preview=preview))
+
+
+def _refuse_changes(png: Path | None, found: Mapping[str, Any], changes: Sequence[object]) -> None:
+    if found.get("format") == explore.FORMAT and any(one is not None for one in changes):
+        raise ValueError(f"{png} mixes seeds or prompts and is drawn only as it is; leave out other flags")
 
 
 def _asked(found: Mapping[str, Any], prompts: Sequence[str], expand: flags.Detail | None, preset: str | None) -> Order:
