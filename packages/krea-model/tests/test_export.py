@@ -18,9 +18,9 @@ from krea_model.mmdit import MMDiT
 from krea_model.packing import unpack
 from krea_model.sampling import noise, sample
 from krea_model.testing import tiny_model
+from krea_model.testing_folder import tiny_text_encoder, tiny_tokenizer
 from krea_model.text import PREFIX, SUFFIX
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLModel
+from transformers import PreTrainedTokenizerFast, Qwen3VLModel
 
 PROMPT, TAPS = "a red cat and the quiet sea", (0, 2, 5)
 
@@ -28,23 +28,7 @@ PROMPT, TAPS = "a red cat and the quiet sea", (0, 2, 5)
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE with Qwen's way of splitting and its special tokens; the template has its 34 and 5 tokens."""
-    words = Tokenizer(models.BPE())
-    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
-    words.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    words.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    words.train_from_iterator([PREFIX, SUFFIX, PROMPT] * 3, trainer)
-    found = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<|endoftext|>")
+    found = tiny_tokenizer([PROMPT])
     assert (len(found(PREFIX).input_ids), len(found(SUFFIX).input_ids)) == (34, 5)
     return found
 
@@ -52,28 +36,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="module")
 def encoder() -> Qwen3VLModel:
     torch.manual_seed(0)
-    words = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "vocab_size": 700,
-        "initializer_range": 0.15,
-        "rope_scaling": {"mrope_interleaved": True, "mrope_section": [3, 3, 2], "rope_type": "default"},
-    }
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
-    return Qwen3VLModel(
-        Qwen3VLConfig(
-            text_config=words,
-            vision_config=vision | {"deepstack_visual_indexes": [0]},
-            image_token_id=690,
-            vision_start_token_id=691,
-            vision_end_token_id=692,
-            video_token_id=693,
-        )
-    ).eval()
+    return tiny_text_encoder()
 
 
 @pytest.fixture(scope="module")

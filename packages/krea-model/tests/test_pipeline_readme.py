@@ -26,5 +26,6 @@ def test_six_lines_load_a_checkpoint_and_save_a_picture(tmp_path: Path, monkeypa
 
 def test_the_other_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    assert len(BLOCKS) == 4
     for block in BLOCKS[2:]:
         run(block)

@@ -1,6 +1,7 @@
 """A tiny pipeline folder in the layout of the released model: transformer, Qwen3-VL, tokenizer, autoencoder."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ try:
 except ImportError as error:
     raise ImportError('a folder of the released layout needs diffusers; install "krea-model[text,vae]"') from error
 
-__all__ = ["tiny_folder"]
+__all__ = ["tiny_folder", "tiny_text_encoder", "tiny_tokenizer"]
 
 SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
 WORDS = ("a red cat in the snow, watercolour", "the sea at night", "a fox and a rocket")
@@ -33,9 +34,9 @@ def tiny_folder(path: str | Path, *, seed: int = 0, distilled: bool = False) -> 
     weights.save_diffusers(path / "transformer", model.state_dict(), model.config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        _text_encoder().save_pretrained(path / "text_encoder")
+        tiny_text_encoder().save_pretrained(path / "text_encoder")
         _autoencoder().save_pretrained(path / "vae")
-    _tokenizer().save_pretrained(path / "tokenizer")
+    tiny_tokenizer().save_pretrained(path / "tokenizer")
     scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True, "shift": 1.0}
     scheduler |= {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 6400}
     index = {
@@ -56,7 +57,8 @@ def tiny_folder(path: str | Path, *, seed: int = 0, distilled: bool = False) -> 
     return path
 
 
-def _text_encoder() -> Qwen3VLModel:
+def tiny_text_encoder() -> Qwen3VLModel:
+    """Qwen3-VL of six layers and width 32, with random weights of torch's global seed."""
     text = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -92,21 +94,21 @@ def _autoencoder() -> AutoencoderKLQwenImage:
     ).eval()
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE with Qwen's way of splitting text and its special tokens."""
-    words = Tokenizer(models.BPE())
-    words.pre_tokenizer = pre_tokenizers.Sequence(
+def tiny_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with Qwen's way of splitting text and its special tokens, trained on the template and `words`."""
+    found = Tokenizer(models.BPE())
+    found.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(SPLIT), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    words.decoder = decoders.ByteLevel()
+    found.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=600,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    words.train_from_iterator([PREFIX, SUFFIX, *WORDS] * 3, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<|endoftext|>")
+    found.train_from_iterator([PREFIX, SUFFIX, *words] * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=found, pad_token="<|endoftext|>")
