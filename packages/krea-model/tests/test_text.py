@@ -9,10 +9,10 @@ import pytest
 import torch
 from diffusers.pipelines.krea2.pipeline_krea2 import Krea2Pipeline
 from krea_model.interfaces import TextEncoder
+from krea_model.testing_folder import tiny_text_encoder, tiny_tokenizer
 from krea_model.text import PREFIX, SUFFIX, TAPS, Qwen3VLEncoder, load
 from safetensors.torch import load_file, save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLModel
+from transformers import PreTrainedTokenizerFast, Qwen3VLModel
 
 TINY_TAPS = (0, 2, 5)
 PROMPTS = [
@@ -27,50 +27,13 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE with Qwen's way of splitting text and its special tokens, trained on a few lines."""
-    words = Tokenizer(models.BPE())
-    pattern = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
-    words.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    words.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    words.train_from_iterator([PREFIX, SUFFIX, "a red cat\n\n", "the sea\n\n", *PROMPTS] * 3, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<|endoftext|>")
+    return tiny_tokenizer(["a red cat\n\n", "the sea\n\n", *PROMPTS])
 
 
 @pytest.fixture(scope="module")
 def model() -> Qwen3VLModel:
     torch.manual_seed(0)
-    text = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "vocab_size": 700,
-        "initializer_range": 0.15,
-        "rope_scaling": {"mrope_interleaved": True, "mrope_section": [3, 3, 2], "rope_type": "default"},
-    }
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
-    config = Qwen3VLConfig(
-        text_config=text,
-        vision_config=vision | {"deepstack_visual_indexes": [0]},
-        image_token_id=690,
-        vision_start_token_id=691,
-        vision_end_token_id=692,
-        video_token_id=693,
-    )
-    return Qwen3VLModel(config).eval()
+    return tiny_text_encoder()
 
 
 def padded_reference(model, tokenizer, prompts, tokens=64):
