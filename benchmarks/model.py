@@ -2,7 +2,8 @@
 
 Pictures of 256 pixels (256 tokens each), fp32, forward and backward: prompts of 8 to 120 tokens, which diffusers pads
 to 512 and masks, and prompts of 512. Then sampling through both pipelines, and how near our forward pass comes to the
-rate of a large matrix product. Ratios above 1 mean that we are faster. Runs alternate; medians are compared.
+rate of a large matrix product. Ratios above 1 mean that we are faster. Runs alternate; the median of
+their ratios counts.
 """
 
 import argparse
@@ -33,7 +34,7 @@ CONFIG = Config(
     features=640, layers=10, heads=10, kvheads=5, txtdim=256, txtlayers=12, txtheads=4, txtkvheads=4, channels=16
 )
 MIXED, WINDOW, SIDE = (8, 24, 60, 120), 512, 16
-PRODUCT = 3072  # side of the matrices whose product sets the rate
+PRODUCT, PRODUCTS = 3072, 8  # side of the matrices whose products set the rate, and how many make one measurement
 Call = Callable[[], Any]
 
 
@@ -111,16 +112,27 @@ def samplers(ours: MMDiT, theirs: Any, lengths: Sequence[int]) -> tuple[Call, Ca
     )
 
 
-def medians(calls: Sequence[Call], repeats: int) -> list[float]:
-    """Median seconds of each call; they take turns, after one round that does not count."""
-    taken: list[list[float]] = [[] for _ in calls]
+def compared(mine: Call, other: Call, repeats: int) -> tuple[float, float, float]:
+    """Median seconds of both calls, and the median over the rounds of other / mine.
+
+    They take turns, after one round that does not count. A ratio is formed inside its round, so that a machine which
+    is faster or slower for a while weighs on both alike.
+    """
+    rounds = []
     for number in range(repeats + 1):
-        for call, times in zip(calls, taken, strict=True):
-            start = time.perf_counter()
-            call()
-            if number:
-                times.append(time.perf_counter() - start)
-    return [statistics.median(times) for times in taken]
+        taken = (seconds(mine), seconds(other))
+        if number:
+            rounds.append(taken)
+    ours, theirs = zip(*rounds, strict=True)
+    ratio = statistics.median(b / a for a, b in rounds)
+    return statistics.median(ours), statistics.median(theirs), ratio
+
+
+def seconds(call: Call) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def measured(repeats: int) -> dict[str, float]:
@@ -128,28 +140,36 @@ def measured(repeats: int) -> dict[str, float]:
     ours, theirs = pair(CONFIG)
     figures = {}
     for name, lengths in (("mixed", MIXED), ("full", (WINDOW,) * 4)):
-        mine, other = medians(steps(ours, theirs, lengths), repeats)
+        mine, other, ratio = compared(*steps(ours, theirs, lengths), repeats)
         print(f"{name} prompts, forward and backward: ours {mine:.2f} s, diffusers {other:.2f} s", flush=True)
-        figures[f"{name}_prompts_vs_diffusers"] = other / mine
-    mine, other = medians(samplers(ours, theirs, MIXED), repeats)
+        figures[f"{name}_prompts_vs_diffusers"] = ratio
+    mine, other, ratio = compared(*samplers(ours, theirs, MIXED), repeats)
     print(f"sampling, 4 steps with guidance: ours {mine:.2f} s, diffusers {other:.2f} s", flush=True)
-    figures["sampling_vs_diffusers"] = other / mine
+    figures["sampling_vs_diffusers"] = ratio
+    return figures | {"matmul_fraction": matmul_fraction(ours, theirs, repeats)}
+
+
+def matmul_fraction(ours: MMDiT, theirs: Any, repeats: int) -> float:
+    """FLOP/s of our forward pass with full prompts over those of products that take about as long."""
     a, b = torch.randn(2, PRODUCT, PRODUCT).unbind()
     forward, _ = steps(ours, theirs, (WINDOW,) * 4, backward=False)
+
+    def products() -> None:
+        for _ in range(PRODUCTS):
+            a @ b
+
+    work, peak = forward_flops(CONFIG, [(SIDE, SIDE)] * 4, (WINDOW,) * 4), PRODUCTS * 2 * PRODUCT**3
     with torch.no_grad():
-        mine, product = medians((forward, lambda: a @ b), repeats)
-    rate = forward_flops(CONFIG, [(SIDE, SIDE)] * 4, (WINDOW,) * 4) / mine
-    print(
-        f"forward: {rate / 1e9:.0f} GFLOP/s, matrix product: {2 * PRODUCT**3 / product / 1e9:.0f} GFLOP/s", flush=True
-    )
-    return figures | {"matmul_fraction": rate / (2 * PRODUCT**3 / product)}
+        mine, product, ratio = compared(forward, products, repeats)
+    print(f"forward: {work / mine / 1e9:.0f} GFLOP/s, matrix product: {peak / product / 1e9:.0f} GFLOP/s", flush=True)
+    return ratio * work / peak
 
 
 def main() -> None:
     """Print the figures, as one JSON object in the last line if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     found = measured(options.repeats)
     if options.json:

@@ -31,8 +31,9 @@ class Migration:
 
 
 def migrations() -> list[Migration]:
-    """The steps in schema.sql, in order."""
-    _, *parts = _HEADING.split(files("krea_data.krablet").joinpath("schema.sql").read_text("utf-8"))
+    """The steps in the folder `schema`, a file each, in order; a released one is never edited."""
+    found = sorted(files("krea_data.krablet").joinpath("schema").iterdir(), key=lambda file: file.name)
+    _, *parts = _HEADING.split("\n".join(file.read_text("utf-8") for file in found if file.name.endswith(".sql")))
     return [
         Migration(number=int(number), title=title, statements=statements.strip())
         for number, title, statements in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
@@ -76,6 +77,6 @@ def _missing(applied: dict[int, str], steps: list[Migration]) -> list[Migration]
         if known[number].digest != digest:
             raise SchemaError(
                 f"migration {number} ({known[number].title}) differs from the one that this database was built with;"
-                " restore schema.sql and add a new migration instead"
+                " restore the folder `schema` and add a new migration instead"
             )
     return [step for step in steps if step.number not in applied]

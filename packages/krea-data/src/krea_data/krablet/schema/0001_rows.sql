@@ -1,7 +1,3 @@
--- The tables of one shard. Migrations run in order, once each, and are never edited afterwards: add another one.
--- Result and queue tables are made when a task is first heard of (see dag.py); an index is never put on a column that
--- updates often, and no state of work lies in images.
-
 -- migration 1: rows, tasks, dead rows, maps
 
 create table shard (
