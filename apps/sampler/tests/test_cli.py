@@ -210,7 +210,25 @@ def test_an_expanded_prompt_is_drawn_and_the_wish_is_kept(model: Path, tmp_path:
         (("a fox", "--image", "gone.jpg"), "no file at gone.jpg"),
         (("a fox", "--safety", "nowhere"), "write module:function"),
         (("a fox", "--safety", "nowhere_at_all:x"), "there is no module nowhere_at_all"),
-        (("a fox", "--steps", "0"), "0 steps"),
+        (("a fox", "--steps", "0"), "0 steps; use a whole number from 1 to 1000"),
+        (("a fox", "--steps", "1000000000"), "1000000000 steps"),
+        (("a fox", "--steps", "many"), "--steps 'many'; write a whole number; see "),
+        (("a fox", "--n", "0"), "0 pictures of each prompt; ask for 1 to 10000 (--n)"),
+        (("a fox", "--n", "-3"), "-3 pictures of each prompt"),
+        (("a fox", "--n", "1000000000"), "1000000000 pictures of each prompt"),
+        (("a fox", "--n", "1.5"), "--n '1.5'; write a whole number"),
+        (("a fox", "--n", "9" * 5000), "(5000 characters)"),
+        (("a fox", "--guidance", "a lot"), "--guidance 'a lot'; write a number"),
+        (("a fox", "--guidance", "nan"), "guidance nan; use a number from 0 (none) to 100"),
+        (("a fox", "--guidance", "1e9"), "guidance 1000000000.0; use a number from 0 (none) to 100"),
+        (("a fox", "--strength", "x"), "--strength 'x'; write a number"),
+        (("a fox", "--expand", "much"), "--expand 'much'; use low, medium, high"),
+        (("a fox", "--size", "100000"), "a side of 100000 px; use at most 8192: a square of that is 262144 tokens"),
+        (("a fox", "--size", "16x99999999"), "a side of 99999999 px; use at most 8192"),
+        (("a fox", "--side-px", "8192"), "1048576 tokens of this model; draw smaller"),
+        (("a fox", "--size", "1024", "--n", "100", "--grid"), "a sheet of 100 pictures would have 103006x1076 px"),
+        (("a fox", "--sed", "3"), "no such option: --sed (possible options: --seed, "),
+        (("a fox", "--grid=1"), "option '--grid' does not take a value"),
         (("a fox", "--seed", "-1"), "between 0 and"),
         (("a fox", "--out", "fox.jpg"), "pictures are PNG"),
         (("a fox", "--n", "2", "--out", "fox.png"), "do not fit into"),
@@ -229,6 +247,35 @@ def test_wrong_input_is_one_red_line(
     assert says in error
     assert error.count("\n") == 1
     assert list(tmp_path.glob("*.png")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("serve", "--port", "99999"), "port 99999; use a number from 1 to 65535, or 0 for any that is free"),
+        (("serve", "--port", "http"), "--port 'http'; write a whole number; see "),
+        (("show",), "missing argument 'png'; see "),
+        (("show", "a.png", "b.png"), "unexpected extra argument"),
+        (("a fox", "--n"), "option '--n' requires an argument; see "),
+    ],
+)
+def test_flags_that_cannot_be_read_are_one_red_line(words: tuple[str, ...], says: str) -> None:
+    lines, error = run(2, *words)
+    assert lines == []
+    assert error.startswith("error: ")
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_a_word_that_looks_like_a_command_is_drawn_with_a_note(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compose, "demo_model", lambda: model)
+    for word, note in (("sevre", "krea-sample serve"), ("help", "krea-sample --help"), ("snow", ""), ("fox", "")):
+        lines, said = run(0, word)
+        assert lines == [f"{word}-s0.png"]
+        assert said == (f"'{word}' is drawn; for the command write {note}\n" if note else "")
 
 
 def test_files_that_are_not_what_they_should_be_are_named(model: Path, tmp_path: Path) -> None:

@@ -109,6 +109,12 @@ def test_a_picture_to_start_from(model: Path, photo: Path, tmp_path: Path) -> No
     assert "a file of the same content" in run(2, *again, "--image", photo)[1]
 
 
+def test_a_picture_to_start_from_of_an_impossible_shape(model: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (1, 400_000)).save(tmp_path / "thread.png")
+    _, error = run(2, "a fox", "--image", tmp_path / "thread.png", "--model", model, "--out", tmp_path / "out")
+    assert "has 1x400000 px, a shape that would be drawn 8x10120; crop it, or give the --size to draw" in error
+
+
 def test_full_strength_forgets_the_picture(model: Path, photo: Path, tmp_path: Path) -> None:
     size = ("--size", "24x16", "--steps", 10)
     (plain,) = draw(model, tmp_path, "a fox", *size)

@@ -109,5 +109,8 @@ def test_a_colon_before_anything_but_a_number_belongs_to_the_path(tmp_path: Path
         assert weighted(str(tmp_path / name)).strength == 1.0
         half = weighted(f"{tmp_path / name}:0.5")
         assert (half.path, half.strength) == (tmp_path / name, 0.5)
+    assert weighted(str(tmp_path / "with:colon")).path.name == "with:colon"
+    with pytest.raises(ValueError, match=r"strength nan of .*; use a number"):
+        weighted(f"{tmp_path / 'plain.safetensors'}:nan")
     with pytest.raises(ValueError, match="no file at"):
         weighted(f"{tmp_path / 'missing'}:0.5")

@@ -156,3 +156,13 @@ def test_folders_without_weights_and_damaged_ones(released: Path, tmp_path: Path
     assert "not a readable PNG" in run(2, "--from-png", path, "--model", released, *out)[1]
     assert "sides must be multiples of 8" in run(2, "a fox", "--size", "100x64", "--model", released, *out)[1]
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_words_that_do_not_fit_are_quoted_in_short(released: Path, tmp_path: Path) -> None:
+    prompt = "a red cat in the snow " * 150
+    _, note = run(0, prompt, *SIZE, "--model", released, "--out", tmp_path)
+    assert "tokens too long; not encoded: " in note
+    assert " words) ... " in note
+    assert note.rstrip().endswith("a red cat in the snow '")
+    assert note.count("\n") == 1
+    assert len(note) < 220

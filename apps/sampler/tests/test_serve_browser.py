@@ -25,7 +25,7 @@ from krea_sampler.drawing import Drawing
 from krea_sampler.explore import Mixture
 from krea_sampler.serve import address, listening
 from krea_sampler.serve.engine import Engine, OnStep, Settings
-from krea_sampler.serve.web import Server
+from krea_sampler.serve.server import Server
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -505,6 +505,13 @@ def test_a_picture_that_fails_says_why(page: Any, monkeypatch: pytest.MonkeyPatc
     page.press("#prompt", "Enter")
     expect(page.locator(".tile.failed")).to_have_count(12)
     expect(tile(page, 0).locator(".caption")).to_contain_text("not enough memory")
+
+
+def test_a_long_prompt_leaves_the_buttons_in_sight(page: Any) -> None:
+    draw(page, ("a red fox in the snow " * 170).strip())
+    tile(page, 0).click()
+    expect(page.locator("#more")).to_be_in_viewport()
+    shot(page, "long")
 
 
 def test_text_stays_text(page: Any) -> None:

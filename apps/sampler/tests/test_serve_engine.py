@@ -180,13 +180,14 @@ def test_the_models_own_settings_are_the_usual_ones(painter: Artist) -> None:
     ("wrong", "says"),
     [
         ({"steps": 0}, "'0' steps"),
-        ({"steps": 501}, "'501' steps"),
+        ({"steps": 1001}, "'1001' steps"),
         ({"steps": True}, "'True' steps"),
         ({"guidance": -1.0}, "guidance '-1.0'"),
         ({"guidance": float("nan")}, "guidance 'nan'"),
         ({"width_px": 17}, "17x16 px: sides must be multiples of 8"),
         ({"height_px": 3}, "16x3 px: sides must be multiples of 8"),
-        ({"width_px": 10**9}, "from 1 to 4096"),
+        ({"width_px": 10**9}, "use at most 8192"),
+        ({"width_px": 16.0}, "a side of '16.0' px; use a whole number"),
         ({"negative": "x" * 4001}, "at most 4000"),
     ],
 )

@@ -1,29 +1,25 @@
 """The command line of krea-sample: flags into an order, errors into one sentence. What they do is in `compose`."""
 
 import json
-import logging
-import os
 import webbrowser
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from typer.core import TyperGroup
 
 from krea_sampler import explore, flags, picture, safety
+from krea_sampler.console import bar, note, plain_errors, plain_usage, stderr
 from krea_sampler.delivery import Target, previewing, target
 from krea_sampler.interrupt import at_once
 from krea_sampler.order import Order, Weighted, parsed_size, weighted
 
 if TYPE_CHECKING:
     from krea_sampler.compose import Setup
-    from krea_sampler.drawing import OnStep
 
 __all__ = ["app"]
 
@@ -52,7 +48,16 @@ class _DrawUnlessNamed(TyperGroup):
     """Where the first word names no command, `draw` is meant."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, args if args and args[0] in self.commands else ["draw", *args])
+        if args and args[0] in self.commands:
+            return super().parse_args(ctx, args)
+        meant = get_close_matches(args[0], [*self.commands, "--help"], 1, 0.8) if len(args) == 1 else []
+        if meant and not args[0].startswith("-"):
+            note(f"{args[0]!r} is drawn; for the command write krea-sample {meant[0]}", "yellow")
+        return super().parse_args(ctx, ["draw", *args])
+
+    def invoke(self, ctx: Any) -> Any:
+        with plain_usage():
+            return super().invoke(ctx)
 
 
 app = typer.Typer(cls=_DrawUnlessNamed, add_completion=False, pretty_exceptions_enable=False)
@@ -108,7 +113,7 @@ def draw(
 
     Other commands, with a --help of their own: serve (explore in the browser) and show (what a picture was made of).
     """
-    with _plain_errors():
+    with plain_errors():
         found = picture.parameters(from_png) if from_png else {}
         changes = (seed, n, size, width_px, height_px, side_px, steps, guidance, negative, preset, grid or None)
         _refuse_changes(from_png, found, changes)
@@ -160,7 +165,7 @@ def _expanded(
         return order, wishes
     texts, notes = compose.expand(order.prompts, detail.value, order.seeds[0])
     for said in [*notes, *texts]:
-        _note(said)
+        note(said)
     safety.check_prompts(judge, texts)
     return replace(order, prompts=tuple(texts)), list(order.prompts)
 
@@ -168,14 +173,14 @@ def _expanded(
 def _work(job: _Job) -> None:
     from krea_sampler import compose, drawing
 
-    with _stderr().status("loading the model"):
+    with stderr().status("loading the model"):
         artist = compose.artist(job.setup)
     if job.found:
         compose.check_same(artist, job.found)
         drawing.use_threads_of(job.found)
     stem = picture.stem((list(job.wishes) or job.order.prompts)[0], job.order.seeds[0])
-    shown = previewing(job.place, stem, lambda path: _note(f"preview: {path}")) if job.preview else nullcontext()
-    with _bar() as on_step, shown as on_preview:
+    shown = previewing(job.place, stem, lambda path: note(f"preview: {path}")) if job.preview else nullcontext()
+    with bar() as on_step, shown as on_preview:
         more: dict[str, Any] = {"on_preview": on_preview, "safety": job.judge}
         if job.found.get("format") == explore.FORMAT:
             from krea_sampler.serve.engine import repeat
@@ -204,12 +209,14 @@ def serve(
     style_module: flags.StyleModule = None,
     out: Annotated[Path, typer.Option(help="Folder of the pictures that are kept.")] = Path("."),
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: the network may draw.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 is any that is free.", min=0, max=65535)] = 7860,
+    port: flags.Port = 7860,
     opened: Annotated[bool, typer.Option("--open/--no-open", help="Show the page in the browser.")] = True,
     judge: flags.Judge = None,
 ) -> None:
     """Explore in the browser: boards of variations, more like one, between two, toward other words."""
-    with _plain_errors():
+    with plain_errors():
+        if not 0 <= port <= 65535:
+            raise ValueError(f"port {port}; use a number from 1 to 65535, or 0 for any that is free")
         picture.check_writable(out)  # before the long wait for the model
         guard = safety.find(judge) if judge else None
         with at_once():
@@ -220,19 +227,19 @@ def serve(
         led: dict[str, Any] = {"loras": _weighted(lora, 1.0), "styles": _weighted(style, flags.STYLE_STRENGTH)}
         led["style_module"] = style_module
         setup = compose.Setup(**parts, **read, **led)
-        with _stderr().status("loading the model"):
+        with stderr().status("loading the model"):
             artist = compose.artist(setup)
         with pages.listening(artist, setup, out, host=host, port=port, safety=guard) as server:
             print(pages.address(server), flush=True)
             if opened:
                 webbrowser.open(pages.address(server))
-            pages.serve(server, _note)
+            pages.serve(server, note)
 
 
 @app.command()
 def show(png: Annotated[Path, typer.Argument(help="A picture of krea-sample.")]) -> None:
     """Print a picture's parameters as JSON."""
-    with _plain_errors():
+    with plain_errors():
         print(json.dumps(picture.parameters(png), ensure_ascii=False, indent=2))
 
 
@@ -265,64 +272,9 @@ def _weighted(texts: Sequence[str] | None, usual: float) -> tuple[Weighted, ...]
 
 def _compare(levels: int, before: Path) -> None:
     if levels == 0:
-        _note(f"identical to {before}", "green")
+        note(f"identical to {before}", "green")
     else:
-        _note(
+        note(
             f"differs from {before} by up to {levels} of 255: another machine, device, torch or number of threads",
             "yellow",
         )
-
-
-@contextmanager
-def _bar() -> Iterator["OnStep"]:
-    columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
-    console = _stderr()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("drawing", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-class _Notes(logging.Handler):
-    """What the model warns of, such as words that do not fit into its window: each once, as a note."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.said: set[str] = set()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if text not in self.said:
-            self.said.add(text)
-            _note(text, "yellow")
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """One red line and an exit code: 3 for what was refused, 2 for wrong input, 1 for the rest.
-
-    KREA_DEBUG=1 shows where an error came from. Warnings of the model become notes.
-    """
-    log, notes = logging.getLogger("krea_model"), _Notes()
-    log.addHandler(notes)
-    try:
-        yield
-    except typer.Exit:  # a RuntimeError by birth
-        raise
-    except safety.Refused as refused:
-        _note(f"refused: {' '.join(str(refused).split())}", "red")
-        raise typer.Exit(3) from refused
-    except (ValueError, OSError, RuntimeError, ImportError, MemoryError) as error:
-        if os.environ.get("KREA_DEBUG") == "1":
-            raise
-        _note(f"error: {' '.join(str(error).split()) or type(error).__name__}", "red")
-        raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error
-    finally:
-        log.removeHandler(notes)
-
-
-def _note(text: str, style: str = "") -> None:
-    _stderr().print(Text(text, style), soft_wrap=True)
-
-
-def _stderr() -> Console:
-    return Console(stderr=True)

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from krea_sampler import picture
 from krea_sampler.compose import Artist
-from krea_sampler.order import FORMAT, Order
+from krea_sampler.heard import shortened
+from krea_sampler.order import FORMAT, MAX_SIDE_PX, Order, check_tokens
 from krea_sampler.safety import Safety, check_pictures, check_prompts
-from krea_sampler.sheet import contact_sheet
+from krea_sampler.sheet import check_sheet, contact_sheet
 
 __all__ = ["Drawing", "OnPreview", "OnStep", "difference", "draw", "use_threads_of"]
 
@@ -92,7 +93,9 @@ def _settled(artist: Artist, order: Order) -> Order:
     if artist.image is not None and (order.side_px, order.width_px, order.height_px) == (None, None, None):
         usual = _shape(artist.image, defaults.side_px, artist.bundle.unit)
     width, height = order.width_px or usual[0], order.height_px or usual[1]
-    artist.bundle.grids(1, width, height)
+    check_tokens(width, height, artist.bundle.grids(1, width, height)[0])
+    if order.grid:
+        check_sheet((width, height), len(order.singles) // len(order.seeds), len(order.seeds))
     order = order.sized(width, height)
     guidance = order.guidance
     if guidance is None and not order.guidances:
@@ -103,7 +106,11 @@ def _settled(artist: Artist, order: Order) -> Order:
 def _shape(image: Image.Image, side_px: int, unit: int) -> tuple[int, int]:
     """The size nearest to the picture's shape with about the model's usual number of pixels."""
     scale = side_px / math.sqrt(image.width * image.height)
-    return tuple(max(1, round(side * scale / unit)) * unit for side in image.size)  # pyright: ignore[reportReturnType]
+    width, height = (max(1, round(side * scale / unit)) * unit for side in image.size)
+    if max(width, height) > MAX_SIDE_PX:
+        said = f"the picture to start from has {image.width}x{image.height} px"
+        raise ValueError(f"{said}, a shape that would be drawn {width}x{height}; crop it, or give the --size to draw")
+    return width, height
 
 
 def _images(
@@ -125,7 +132,7 @@ def _images(
                     on_preview(seen)
 
         image = _image(_pixels_of(loaded, single, (width, height), first, artist.strength, advance))
-        check_pictures(safety, [image], f"the picture of {single.prompts[0]!r} with seed {single.seeds[0]}")
+        check_pictures(safety, [image], f"the picture of {shortened(single.prompts[0])!r} with seed {single.seeds[0]}")
         yield image
 
 

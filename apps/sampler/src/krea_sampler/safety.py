@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from krea_sampler.heard import shortened
+
 __all__ = ["Refused", "Safety", "check_pictures", "check_prompts", "find"]
 
 
@@ -54,7 +56,7 @@ def check_prompts(safety: Safety | None, prompts: Iterable[str]) -> None:
     for prompt in dict.fromkeys(prompts) if safety else ():
         reason = _answer(safety.check_prompt, prompt) if safety and prompt else None
         if reason is not None:
-            raise Refused(f"the prompt {prompt!r} was refused: {reason}")
+            raise Refused(f"the prompt {shortened(prompt)!r} was refused: {reason}")
 
 
 def check_pictures(safety: Safety | None, images: Iterable[Image.Image], what: str) -> None:

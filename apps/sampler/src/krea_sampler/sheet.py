@@ -4,22 +4,30 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["contact_sheet"]
+__all__ = ["check_sheet", "contact_sheet"]
 
 CELL_PX = 128  # smaller pictures are enlarged to this, so that a sheet can be judged by eye
 GAP_PX = 6
 LABEL_PX = 20
 
 
+def check_sheet(size: tuple[int, int], rows: int, columns: int) -> None:
+    """Raise ValueError, before anything is drawn, for a sheet of more pixels than programs open without a warning."""
+    _, _, (width, height) = _layout(size, rows, columns)
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and width * height > most:
+        raise ValueError(
+            f"a sheet of {rows * columns} pictures would have {width}x{height} px; most programs open at most "
+            f"{most} pixels: draw fewer or smaller, or leave out --grid"
+        )
+
+
 def contact_sheet(images: Sequence[Image.Image], rows: Sequence[str], columns: Sequence[str]) -> Image.Image:
     """Pictures row by row, all of one size, under the columns' labels and each row under its own label."""
     if len(images) != len(rows) * len(columns):
         raise ValueError(f"{len(images)} pictures do not fill {len(rows)} rows of {len(columns)}")
-    width, height = images[0].size
-    scale = max(1, -(-CELL_PX // max(width, height)))
-    width, height = width * scale, height * scale
-    step_x, step_y = width + GAP_PX, height + GAP_PX + LABEL_PX
-    sheet = Image.new("RGB", (GAP_PX + step_x * len(columns), GAP_PX + LABEL_PX + step_y * len(rows)), "white")
+    (width, height), (step_x, step_y), size = _layout(images[0].size, len(rows), len(columns))
+    sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(LABEL_PX - 8)
     for j, label in enumerate(columns):
@@ -31,6 +39,14 @@ def contact_sheet(images: Sequence[Image.Image], rows: Sequence[str], columns: S
             cell = images[i * len(columns) + j].convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
             sheet.paste(cell, (GAP_PX + j * step_x, top + LABEL_PX))
     return sheet
+
+
+def _layout(size: tuple[int, int], rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """(width, height) of a cell's picture, of the way to the next cell, and of the sheet."""
+    scale = max(1, -(-CELL_PX // max(size)))
+    width, height = size[0] * scale, size[1] * scale
+    step_x, step_y = width + GAP_PX, height + GAP_PX + LABEL_PX
+    return (width, height), (step_x, step_y), (GAP_PX + step_x * columns, GAP_PX + LABEL_PX + step_y * rows)
 
 
 def fitted(label: str, width_px: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:

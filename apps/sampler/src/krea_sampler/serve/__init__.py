@@ -11,7 +11,8 @@ from krea_sampler.safety import Safety
 from krea_sampler.serve.boards import Boards
 from krea_sampler.serve.engine import Engine
 from krea_sampler.serve.kept import find
-from krea_sampler.serve.web import Server, Studio
+from krea_sampler.serve.server import Server
+from krea_sampler.serve.web import Studio
 from krea_sampler.serve.worker import work
 
 __all__ = ["address", "listening", "serve"]
@@ -40,7 +41,9 @@ def listening(
         server = Server((host, port), studio)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"cannot listen at {host} port {port} ({reason}); use another --port, or 0 for any") from error
+        raise ValueError(
+            f"cannot listen at {host} port {port} ({reason}); use another --port (0 is any) or --host"
+        ) from error
     worker = threading.Thread(target=work, args=(boards, engine), name="drawing", daemon=True)
     worker.start()
     try:
@@ -52,10 +55,15 @@ def listening(
 
 def serve(server: Server, say: Callable[[str], None]) -> None:
     """Answer until Ctrl-C; `say` is told that it was understood."""
+    # in a thread of its own: in the middle of taking a connection Ctrl-C would leave a thread that never began
+    answering = threading.Thread(target=server.serve_forever, name="answering", daemon=True)
+    answering.start()
     try:
-        server.serve_forever()
+        while answering.is_alive():
+            answering.join(0.5)  # a wait without an end cannot be interrupted everywhere
     except KeyboardInterrupt:
         say("stopping after the current step; Ctrl-C again leaves at once")
+        server.shutdown()
 
 
 def address(server: Server) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from krea_sampler.explore import Mixture, between, neighbours
+from krea_sampler.heard import shortened
 from krea_sampler.record import parsed
 from krea_sampler.serve.boards import Board, Boards, Tile
 from krea_sampler.serve.engine import Engine, Settings
@@ -30,11 +31,13 @@ def board(ask: object, engine: Engine, boards: Boards) -> Board:
         raise ValueError("an ask that is no JSON object; send one with a kind")
     kind = ask.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
-        raise ValueError(f"an ask of kind {kind!r}; use one of {', '.join(kinds)}")
+        raise ValueError(f"an ask of kind {shortened(repr(kind), 40)}; use one of {', '.join(kinds)}")
     allowed, make = kinds[kind]
     strange = sorted(set(ask) - allowed - {"kind", *SETTINGS})
     if strange:
-        raise ValueError(f"{kind} knows no {strange[0]!r}; it takes {', '.join(sorted(allowed | set(SETTINGS)))}")
+        raise ValueError(
+            f"{kind} knows no {shortened(repr(strange[0]), 40)}; it takes {', '.join(sorted(allowed | set(SETTINGS)))}"
+        )
     return make(ask, engine, boards)
 
 
@@ -152,7 +155,7 @@ def _number(ask: Mapping[str, Any], name: str) -> float:
 def _count(ask: Mapping[str, Any], least: int = 1) -> int:
     found = ask.get("count")
     if type(found) is not int or not least <= found <= MAX_COUNT:
-        raise ValueError(f"a board of {found!r} pictures; use a whole number from {least} to {MAX_COUNT}")
+        raise ValueError(f"a board of {str(found)[:40]!r} pictures; use a whole number from {least} to {MAX_COUNT}")
     return found
 
 

@@ -4,7 +4,6 @@ A picture of one prompt and one seed is the picture that `krea-sample` draws, to
 parameters. Every other picture carries its mixture, which is all that is needed to draw it again.
 """
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,15 +21,14 @@ from krea_sampler import picture
 from krea_sampler.compose import Artist, check_same
 from krea_sampler.drawing import Drawing
 from krea_sampler.explore import FORMAT, MAX_PROMPT_LENGTH, Mixture
+from krea_sampler.heard import hearing
 from krea_sampler.order import FORMAT as ORDER_FORMAT
-from krea_sampler.order import Order
+from krea_sampler.order import MAX_GUIDANCE, MAX_STEPS, Order, check_side, check_tokens
 from krea_sampler.record import check_text, checked
 from krea_sampler.safety import Safety, check_pictures, check_prompts
 
-__all__ = ["MAX_SIDE_PX", "MAX_STEPS", "Engine", "OnStep", "Settings", "mixed", "mixed_noise", "recipe", "repeat"]
+__all__ = ["Engine", "OnStep", "Settings", "mixed", "mixed_noise", "recipe", "repeat"]
 
-MAX_STEPS = 500
-MAX_SIDE_PX = 4096
 REMEMBERED = 64  # encoded prompts
 PREVIEW_PX = 384  # the longer side of a preview
 
@@ -54,11 +52,10 @@ class Settings:
     def __post_init__(self) -> None:
         if type(self.steps) is not int or not 1 <= self.steps <= MAX_STEPS:
             raise ValueError(f"{str(self.steps)[:40]!r} steps; use a whole number from 1 to {MAX_STEPS}")
-        if type(self.guidance) not in (int, float) or not 0 <= self.guidance <= 100:
-            raise ValueError(f"guidance {str(self.guidance)[:40]!r}; use a number from 0 (none) to 100")
+        if type(self.guidance) not in (int, float) or not 0 <= self.guidance <= MAX_GUIDANCE:
+            raise ValueError(f"guidance {str(self.guidance)[:40]!r}; use a number from 0 (none) to {MAX_GUIDANCE:g}")
         for side in (self.width_px, self.height_px):
-            if type(side) is not int or not 1 <= side <= MAX_SIDE_PX:
-                raise ValueError(f"a side of {str(side)[:40]!r} px; use a whole number from 1 to {MAX_SIDE_PX}")
+            check_side(side)
         if type(self.negative) is not str or len(self.negative) > MAX_PROMPT_LENGTH:
             raise ValueError(f"what to lead away from must be text of at most {MAX_PROMPT_LENGTH} characters")
         check_text(self.negative)
@@ -104,7 +101,8 @@ class Engine:
             height_px=usual.side_px if height_px is None else height_px,
             negative=negative or "",
         )
-        self.artist.bundle.grids(1, settings.width_px, settings.height_px)
+        width, height = settings.width_px, settings.height_px
+        check_tokens(width, height, self.artist.bundle.grids(1, width, height)[0])
         return replace(settings, guidance=float(settings.guidance))
 
     def check(self, prompts: Iterable[str]) -> None:
@@ -200,14 +198,11 @@ class Engine:
         if prompt not in self._encoded:
             while len(self._encoded) >= REMEMBERED:
                 del self._encoded[next(iter(self._encoded))]
-            log, heard = logging.getLogger("krea_model"), _Heard()
-            log.addHandler(heard)
-            try:
+            said: list[str] = []
+            with hearing(said.append):
                 found = self.artist.bundle.text([prompt])
-            finally:
-                log.removeHandler(heard)
             cond = Conditioning(found.states.to(self.artist.bundle.device), found.lengths)
-            self._encoded[prompt] = cond, " ".join(heard.said)
+            self._encoded[prompt] = cond, " ".join(said)
         return self._encoded[prompt][0]
 
     def _parameters(self, mixture: Mixture, settings: Settings, origin: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -289,17 +284,6 @@ def repeat(
     mixture, settings = engine.recipe(parameters)
     kept = origin if isinstance(origin, dict) else {}
     return engine.draw(mixture, settings, lambda step, _: on_step(step, settings.steps), kept)
-
-
-class _Heard(logging.Handler):
-    """Keeps what is warned of."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.said: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
 
 
 def _image(pixels: Tensor) -> Image.Image:

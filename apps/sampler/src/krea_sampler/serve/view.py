@@ -6,9 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 from krea_sampler.compose import Setup
+from krea_sampler.order import MAX_GUIDANCE, MAX_SIDE_PX, MAX_STEPS
 from krea_sampler.serve.asks import MAX_COUNT
 from krea_sampler.serve.boards import Board, Tile
-from krea_sampler.serve.engine import MAX_SIDE_PX, MAX_STEPS, Engine
+from krea_sampler.serve.engine import Engine
 from krea_sampler.serve.kept import command
 
 __all__ = ["about", "board_view", "details"]
@@ -21,7 +22,7 @@ def about(engine: Engine, setup: Setup) -> dict[str, Any]:
     return {
         "model": engine.name if setup.model else "the model that ships with krea-sample",
         "defaults": asdict(engine.settle()),
-        "limits": {"steps": MAX_STEPS, "side_px": MAX_SIDE_PX, "count": MAX_COUNT},
+        "limits": {"steps": MAX_STEPS, "guidance": MAX_GUIDANCE, "side_px": MAX_SIDE_PX, "count": MAX_COUNT},
         "unit": engine.unit,
     }
 
