@@ -26,6 +26,8 @@ MODULES = {name: next((ROOT / path).glob("src/*/__init__.py")).parent.name for n
 EVERYTHING = (*(f"--package={member}" for member in MEMBERS), "--all-extras", "--no-extra=cuda")
 # A test that hangs for ten minutes is shown with its traceback and ends its run.
 PYTEST = ("pytest", "-o", "faulthandler_timeout=600", "-o", "faulthandler_exit_on_timeout=true", f"--rootdir={ROOT}")
+# Tests of krea-model that reach transformers, straight or through diffusers.
+TRANSFORMERS = ("text*", "t5", "export", "pipeline*", "hub", "autoencoder", "flux_autoencoder", "parity")
 TORCH = os.environ.get("KREA_TORCH")
 PYTHON = None if sys.version_info >= (3, 11) else "3.11"
 
@@ -175,6 +177,20 @@ def lowest(session: nox.Session, package: str) -> None:
         external=True,
     )
     session.run("pytest", f"--rootdir={ROOT}", str(path), *session.posargs)
+
+
+@nox.session(python=PYTHON, default=False, reuse_venv=False)
+def transformers4(session: nox.Session) -> None:
+    """Test what uses transformers on 4.57, with the oldest of all else that krea-model accepts but the locked torch."""
+    path = PACKAGES["krea-model"]
+    torch = TORCH or next(re.finditer(r"^torch==\S+", export(session, "--package=krea-model"), re.M))[0]
+    session.run_install(
+        *(UV, "pip", "install", f"--python={python_of(home_of(session))}", "--resolution=lowest-direct"),
+        *(f"--editable=./{path}[text,vae]", f"--group={path}/pyproject.toml:test", "transformers==4.57.*", torch),
+        external=True,
+    )
+    files = sorted({str(file) for kind in TRANSFORMERS for file in (path / "tests").glob(f"test_{kind}.py")})
+    session.run(*PYTEST, *files, *session.posargs)
 
 
 @nox.session(python=PYTHON, default=False)

@@ -76,7 +76,7 @@ def sibling_breaches(all_members: Iterable[Member]) -> Iterator[str]:
         needed = {canonicalize_name(need.name) for need in member.runtime}
         for need in (*member.runtime, *member.groups):
             sibling = canonicalize_name(need.name)
-            if sibling not in versions:
+            if sibling not in versions or sibling == canonicalize_name(member.name):  # an extra may name another
                 continue
             operators = {spec.operator for spec in need.specifier}
             if not operators >= {">=", "<"}:

@@ -9,24 +9,17 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import AutoencoderKLQwenImage
 from krea_model.autoencoder import QwenImageAutoencoder, load
 from krea_model.interfaces import Autoencoder
+from krea_model.testing_folder import tiny_autoencoder
 from krea_model.tiling import Tiling
 from safetensors.torch import load_file, save_file
 
-MEAN, STD = [0.1, -0.2, 0.3, 0.0], [1.5, 0.5, 2.0, 1.0]
+MEAN, STD = [0.1, -0.2, 0.3, 0.0], [1.5, 0.5, 2.0, 1.0]  # of the tiny one
 
 
 @pytest.fixture(scope="module")
 def vae() -> AutoencoderKLQwenImage:
     torch.manual_seed(0)
-    return AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 2, 4],
-        num_res_blocks=1,
-        temperal_downsample=[False, True],
-        latents_mean=MEAN,
-        latents_std=STD,
-    ).eval()
+    return tiny_autoencoder()
 
 
 def test_encoding_and_decoding_are_the_formulas_around_diffusers(vae):

@@ -18,7 +18,7 @@ from krea_model.mmdit import MMDiT
 from krea_model.packing import unpack
 from krea_model.sampling import noise, sample
 from krea_model.testing import tiny_model
-from krea_model.testing_folder import tiny_text_encoder, tiny_tokenizer
+from krea_model.testing_folder import tiny_autoencoder, tiny_text_encoder, tiny_tokenizer
 from krea_model.text import PREFIX, SUFFIX
 from transformers import PreTrainedTokenizerFast, Qwen3VLModel
 
@@ -42,15 +42,7 @@ def encoder() -> Qwen3VLModel:
 @pytest.fixture(scope="module")
 def vae() -> AutoencoderKLQwenImage:
     torch.manual_seed(0)
-    return AutoencoderKLQwenImage(
-        base_dim=24,
-        z_dim=4,
-        dim_mult=[1, 2, 4],
-        num_res_blocks=1,
-        temperal_downsample=[False, True],
-        latents_mean=[0.1, -0.2, 0.3, 0.0],
-        latents_std=[1.5, 0.5, 2.0, 1.0],
-    ).eval()
+    return tiny_autoencoder()
 
 
 @pytest.fixture

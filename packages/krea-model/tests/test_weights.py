@@ -88,6 +88,9 @@ def test_diffusers_loads_our_folder_with_equal_output_and_we_load_its(tmp_path, 
     assert same(load(index), model)
 
 
+@pytest.mark.skipif(
+    not hasattr(Krea2Transformer2DModel, "from_single_file"), reason="diffusers reads single files of Krea 2 from 0.41"
+)
 def test_diffusers_reads_our_single_file(tmp_path, model):
     save(tmp_path / "one.safetensors", model.state_dict(), model.config)
     save_diffusers(tmp_path / "config", model.state_dict(), model.config)

@@ -1,13 +1,15 @@
 """The autoencoder of Krea 2: Qwen-Image's, through diffusers, behind `interfaces.Autoencoder`; and how to load any."""
 
-import json
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from krea_model.latents import check_images, check_latents, check_picture, chosen
+from krea_model.damage import damage_named, read_object
+from krea_model.devices import place
+from krea_model.inputs import check_dtype
+from krea_model.latents import check_images, check_latents, check_picture, chosen, statistics
 from krea_model.tiling import TILING, Tiling, decode
 
 try:
@@ -30,10 +32,8 @@ class QwenImageAutoencoder:
 
     def __init__(self, vae: AutoencoderKLQwenImage, *, tiling: Tiling | None = TILING) -> None:
         self.vae, self.tiling = vae, tiling
-        self._mean, self._std = (
-            torch.tensor(values, dtype=torch.float32)[:, None, None]
-            for values in (vae.config["latents_mean"], vae.config["latents_std"])
-        )
+        self._mean = statistics(vae.config["latents_mean"], self.channels, "latents_mean")
+        self._std = statistics(vae.config["latents_std"], self.channels, "latents_std", above=0)
 
     @property
     def compression(self) -> int:
@@ -83,17 +83,21 @@ def load(
     Its config says which class; Qwen-Image's, FLUX.1's and FLUX.2's are known. ValueError for any other, for a folder
     without weights and for one with only a part of them.
     """
-    folder = Path(path)
+    check_dtype(dtype)
+    folder, found = Path(path), place(device)
     folder = folder / "vae" if (folder / "vae").is_dir() else folder
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise ValueError(f"{path} holds no autoencoder (config.json and safetensors); give a diffusers folder")
-    kind = json.loads((folder / "config.json").read_text()).get("_class_name")
-    if kind not in KINDS:
+    kind = read_object(folder / "config.json").get("_class_name")
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{folder} holds a {kind!r}; the autoencoders known here are {', '.join(KINDS)}")
     inner, outer = KINDS[kind]
-    vae, info = inner.from_pretrained(
-        folder, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True
-    )  # in fp32 first: statistics among the weights are not to be rounded
+    with damage_named(folder, "autoencoder"):
+        vae, info = inner.from_pretrained(
+            folder, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )  # in fp32 first: statistics among the weights are not to be rounded
     if info["missing_keys"]:
         raise ValueError(f"{folder} lacks weights, first {min(info['missing_keys'])}; the download is incomplete")
-    return outer(vae.eval(), tiling=tiling).to(device, dtype)
+    with damage_named(folder, "autoencoder"):
+        autoencoder = outer(vae.eval(), tiling=tiling)
+    return autoencoder.to(found, dtype)

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from krea_model import weights
 from krea_model.configs import Config
+from krea_model.damage import damage_named, read_object
+from krea_model.devices import place
 from krea_model.minilm import MiniLM, Reduction
 from krea_model.mmdit import MMDiT
 from krea_model.pipeline import Defaults, Pipeline
@@ -27,6 +29,7 @@ from krea_model.smallae import Sizes, SmallAutoencoder
 __all__ = ["Bundle", "Defaults", "draw", "load", "save"]
 
 FORMAT = "krea-bundle/1"
+PARTS = ("config", "autoencoder", "text", "defaults", "about", "sha256")
 FILES = ("model.safetensors", "autoencoder.safetensors", "text.safetensors")
 
 Bundle = Pipeline
@@ -72,21 +75,23 @@ def load(path: str | Path, device: str = "cpu", *, dtype: torch.dtype = torch.fl
 
     ValueError for a folder that is none, or a file that was changed.
     """
-    path = Path(path)
+    path, device = Path(path), str(place(device))
     manifest = _manifest(path)
     for name, expected in manifest["sha256"].items():
         if not (path / name).is_file() or _sha256(path / name) != expected:
             raise ValueError(f"{path / name} is missing or not what the manifest says; copy the folder again")
-    autoencoder = SmallAutoencoder(Sizes(**manifest["autoencoder"]))
-    autoencoder.load_state_dict({n: t.to(_kind(t)) for n, t in load_file(path / FILES[1]).items()})
-    text = {n: t.float() for n, t in load_file(path / FILES[2]).items()}
-    encoder = MiniLM(Reduction(text["mean"], text["basis"], text["scale"]), manifest["text"]["taps"])
+    with damage_named(path, "model"):  # a manifest that contradicts itself or the files
+        autoencoder = SmallAutoencoder(Sizes(**manifest["autoencoder"]))
+        autoencoder.load_state_dict({n: t.to(_kind(t)) for n, t in load_file(path / FILES[1]).items()})
+        text = {n: t.float() for n, t in load_file(path / FILES[2]).items()}
+        encoder = MiniLM(Reduction(text["mean"], text["basis"], text["scale"]), manifest["text"]["taps"])
+        config, defaults = Config(**manifest["config"]), Defaults(**manifest["defaults"])
     deciding = {name: value for name, value in manifest.items() if name != "about"}
     return Pipeline(
-        model=weights.load(path / FILES[0], config=Config(**manifest["config"]), dtype=dtype, device=device),
+        model=weights.load(path / FILES[0], config=config, dtype=dtype, device=device),
         text=encoder,
         autoencoder=autoencoder.eval().to(device),
-        defaults=Defaults(**manifest["defaults"]),
+        defaults=defaults,
         about={"name": path.resolve().name, **manifest["about"]},
         manifest=manifest,
         sha256=hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest(),
@@ -111,14 +116,16 @@ def draw(
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((path / "manifest.json").read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} is no model folder: it has no manifest.json; name one that has") from error
-    except ValueError as error:
-        raise ValueError(f"{path / 'manifest.json'} is damaged ({error}); copy the folder again") from error
+    if not (path / "manifest.json").is_file():
+        raise ValueError(f"{path} is no model folder: it has no manifest.json; name one that has")
+    manifest = read_object(path / "manifest.json")
     if manifest.get("format") != FORMAT:
         raise ValueError(f"{path} has format {manifest.get('format')!r}; this version reads {FORMAT!r}")
+    lacking = [name for name in PARTS if not isinstance(manifest.get(name), dict)]
+    if lacking:
+        raise ValueError(
+            f"{path / 'manifest.json'} is damaged (it says nothing of {lacking[0]}); copy the folder again"
+        )
     return manifest
 
 

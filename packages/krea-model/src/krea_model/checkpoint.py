@@ -92,12 +92,17 @@ class Checkpoint(Mapping[str, Tensor]):
         if SIZES in self.metadata:
             try:
                 return Config(**json.loads(self.metadata[SIZES]))
-            except TypeError as error:
-                raise ValueError(f"{self.path} comes from another version of krea-model: {error}") from error
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{self.path} is damaged or comes from another version of krea-model: the sizes that it states are "
+                    f"none ({error})"
+                ) from error
         try:
             config = infer_config(self.shapes)
-        except (KeyError, IndexError, ZeroDivisionError) as missing:
+        except KeyError as missing:
             raise ValueError(f"{self.path} has no {missing}{_first(self)}{_likely(self)}") from missing
+        except ValueError as odd:
+            raise ValueError(f"{self.path} is no Krea 2 model that can be built: {odd}") from odd
         beside = next(iter(self._where.values()))[0].with_name("config.json")
         return confirm_config(config, beside) if beside.is_file() else config
 
@@ -120,7 +125,13 @@ class Checkpoint(Mapping[str, Tensor]):
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Shapes of a state, without reading its tensors if it is a checkpoint."""
+    """Shapes of a state, without reading its tensors if it is a checkpoint; ValueError for what is no state."""
+    if not isinstance(state, Mapping) or not (
+        isinstance(state, Checkpoint) or all(map(torch.is_tensor, state.values()))
+    ):
+        raise ValueError(
+            f"a state of type {type(state).__name__}; give tensors by name: model.state_dict() or a Checkpoint"
+        )
     return dict(state.shapes) if isinstance(state, Checkpoint) else {n: tuple(t.shape) for n, t in state.items()}
 
 

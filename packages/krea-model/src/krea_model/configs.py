@@ -1,13 +1,15 @@
 """Sizes of the model: one frozen dataclass, and named sizes as functions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from krea_model.plain import is_number, is_whole
 
 __all__ = ["Config", "base", "k2", "small", "tiny"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """Sizes of a `mmdit.MMDiT`. Field names follow the released `SingleMMDiTConfig`."""
+    """Sizes of a `mmdit.MMDiT`; ValueError for impossible ones. Names follow the released `SingleMMDiTConfig`."""
 
     features: int
     layers: int
@@ -25,6 +27,13 @@ class Config:
     txtmultiplier: int = 4
 
     def __post_init__(self) -> None:
+        for name, value in ((field.name, getattr(self, field.name)) for field in fields(self)):
+            if name != "theta" and not is_whole(value, 1):
+                raise ValueError(f"{name} is {value!r}; sizes are whole numbers of at least 1")
+        if self.tdim % 2:
+            raise ValueError(f"tdim is {self.tdim}; half of it are sines and half cosines: give an even number")
+        if not is_number(self.theta, above=0):
+            raise ValueError(f"theta is {self.theta!r}; give the base of the rotary angles, a number such as 1000.0")
         for width, heads, kvheads, name in (
             (self.features, self.heads, self.kvheads, "heads"),
             (self.txtdim, self.txtheads, self.txtkvheads, "txtheads"),

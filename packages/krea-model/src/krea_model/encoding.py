@@ -17,9 +17,11 @@ PROBE = "Two  red foxes'\n\n 123 caf\u00e9 \u72d0<|im_end|></s>"
 
 
 def prompt_list(prompts: Sequence[str]) -> list[str]:
-    """Prompts as a list; ValueError for a bare string, which is a sequence of letters, and for none at all."""
-    if isinstance(prompts, str) or not prompts:
-        raise ValueError(f"prompts are {prompts!r}; give a list that holds at least one string")
+    """Prompts as a list; ValueError for a bare string, for what is no text and for none at all."""
+    if isinstance(prompts, str) or not prompts or not all(isinstance(one, str) for one in prompts):
+        raise ValueError(
+            f"prompts are {prompts!r}; give a list that holds at least one string, and nothing but strings"
+        )
     return list(prompts)
 
 

@@ -4,7 +4,6 @@ transformer/ vae/ text_encoder/ tokenizer/ scheduler/, and model_index.json, whi
 whole. Nothing of diffusers or transformers is imported here.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,10 @@ from typing import Any, Protocol
 import torch
 
 from krea_model.checkpoint import Checkpoint
+from krea_model.configs import Config
+from krea_model.damage import read_object
 from krea_model.mmdit import MMDiT
+from krea_model.plain import is_whole
 from krea_model.tensorfiles import write_json
 from krea_model.weights import check_for_diffusers, save_diffusers
 
@@ -47,12 +49,13 @@ def save_pipeline(
     taps: layers of the text encoder, as many as the model has taps; is_distilled: Turbo, with its fixed shift.
     ValueError for a part that is none, or taps that do not fit; an older pipeline in the folder is written over.
     """
+    if not isinstance(model, MMDiT | Checkpoint) or not isinstance(is_distilled, bool):
+        raise ValueError(
+            f"a pipeline of type {type(model).__name__} with is_distilled = {is_distilled!r}; give an MMDiT or a "
+            "Checkpoint, and True or False"
+        )
     config = model.config() if isinstance(model, Checkpoint) else model.config
-    if len(taps) != config.txtlayers:
-        raise ValueError(f"{len(taps)} taps {tuple(taps)} for a model of {config.txtlayers}; give one layer per tap")
-    layers = _layers(text_encoder)
-    if layers is not None and not 0 <= min(taps) <= max(taps) <= layers:
-        raise ValueError(f"taps {tuple(taps)} of a text encoder with {layers} layers; each must lie between 0 and that")
+    _check_taps(taps, config, _layers(text_encoder))
     folder = Path(folder)
     parts = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
     classes = {name: _class_of(name, part) for name, part in parts.items()}
@@ -96,12 +99,23 @@ def scheduler_config() -> dict[str, Any]:
     }
 
 
+def _check_taps(taps: Sequence[int], config: Config, layers: int | None) -> None:
+    if not isinstance(taps, Sequence) or not all(is_whole(tap, 0) for tap in taps):
+        raise ValueError(f"taps are {taps!r}; give the numbers of layers, {config.txtlayers} of them")
+    if len(taps) != config.txtlayers:
+        raise ValueError(f"{len(taps)} taps {tuple(taps)} for a model of {config.txtlayers}; give one layer per tap")
+    if layers is not None and not 0 <= min(taps) <= max(taps) <= layers:
+        raise ValueError(f"taps {tuple(taps)} of a text encoder with {layers} layers; each must lie between 0 and that")
+
+
 def _class_of(name: str, part: Saves | str | Path) -> list[str]:
     """Library and class of a part, as the index of a pipeline names them."""
     if not isinstance(part, str | Path):
+        if not callable(getattr(part, "save_pretrained", None)):
+            raise ValueError(f"{name} is of type {type(part).__name__}; give a folder, or an object of its library")
         return [type(part).__module__.split(".")[0], type(part).__name__]
     for file in (Path(part) / one for one in NAMES):
-        stated = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        stated = read_object(file) if file.is_file() else {}
         if name == "tokenizer" and "tokenizer_class" in stated:
             return ["transformers", stated["tokenizer_class"]]
         if name == "vae" and "_class_name" in stated:
@@ -115,7 +129,7 @@ def _layers(encoder: Saves | str | Path) -> int | None:
     """Decoder layers of a text encoder, None where it does not say."""
     if isinstance(encoder, str | Path):
         file = Path(encoder) / "config.json"
-        stated = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        stated = read_object(file) if file.is_file() else {}
         return stated.get("text_config", stated).get("num_hidden_layers")
     config: Any = getattr(encoder, "config", None)
     return getattr(getattr(config, "text_config", config), "num_hidden_layers", None)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from krea_model.interfaces import Grids
 from krea_model.packing import image_mean
+from krea_model.plain import is_number, is_whole
 
 __all__ = [
     "clean",
@@ -21,6 +22,9 @@ __all__ = [
     "timesteps",
     "velocity",
 ]
+
+
+MOST_MU = 700.0  # e to that is still a number
 
 
 def mix(image: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
@@ -51,8 +55,10 @@ def shift_mu(tokens: int) -> float:
 
 def timesteps(steps: int, mu: float) -> list[float]:
     """steps + 1 times from 1 to 0, shifted by mu."""
-    if steps < 1:
-        raise ValueError(f"{steps} sampling steps; at least 1 is needed (52 for Raw, 8 for Turbo)")
+    if not is_whole(steps, 1):
+        raise ValueError(f"{steps!r} sampling steps; at least 1 is needed, a whole number (52 for Raw, 8 for Turbo)")
+    if not is_number(mu) or abs(mu) > MOST_MU:
+        raise ValueError(f"mu is {mu!r}; give the shift of the times as a number (0 is none, 1.15 for Turbo)")
     u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     return shift(u, mu).tolist()
 

@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from krea_model.latents import check_images, check_latents, check_picture, chosen
+from krea_model.plain import is_number
 from krea_model.tiling import TILING, Tiling, decode
 
 try:
@@ -30,6 +31,11 @@ class Flux1Autoencoder:
     def __init__(self, vae: AutoencoderKL, *, tiling: Tiling | None = TILING) -> None:
         self.vae, self.tiling = vae, tiling
         self._shift, self._scale = vae.config["shift_factor"] or 0.0, vae.config["scaling_factor"]
+        if not is_number(self._shift) or not is_number(self._scale, above=0):
+            raise ValueError(
+                f"shift_factor {self._shift!r} and scaling_factor {self._scale!r} of the autoencoder; both must be "
+                "numbers, the second above 0"
+            )
 
     @property
     def compression(self) -> int:

@@ -1,11 +1,14 @@
 """What the autoencoders share: checks of pictures and latents, and how a posterior becomes a latent."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_images", "check_latents", "check_picture", "chosen"]
+from krea_model.plain import is_number
+
+__all__ = ["check_images", "check_latents", "check_picture", "chosen", "statistics"]
 
 
 def check_images(images: Tensor, multiple: int) -> None:
@@ -34,6 +37,20 @@ def check_picture(picture: Tensor) -> Tensor:
     if torch.isnan(picture).any():
         raise ValueError(f"the decoder overflows in {picture.dtype}; load the autoencoder in bfloat16 or float32")
     return picture.float().clamp(-1, 1)
+
+
+def statistics(values: Any, channels: int, what: str, above: float = -math.inf) -> Tensor:
+    """One number for each channel of a latent, as `c 1 1` in fp32; ValueError for others.
+
+    values: what the configuration says; above: what each of them must exceed.
+    """
+    listed = isinstance(values, list | tuple) and len(values) == channels
+    if not listed or not all(is_number(value, above) for value in values):
+        raise ValueError(
+            f"{what} of the autoencoder is {str(values)[:100]}; it must hold {channels} numbers"
+            f"{f' above {above:g}' if above > -math.inf else ''}, one for each channel"
+        )
+    return torch.tensor(values, dtype=torch.float32)[:, None, None]
 
 
 def chosen(posterior: Any, generator: torch.Generator | None) -> Tensor:

@@ -1,8 +1,7 @@
 """Open a model in whatever form it comes: bundle, diffusers pipeline folder, checkpoint file, or id of the hub."""
 
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -10,14 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 
 from krea_model import bundle, offload, weights
 from krea_model.configs import Config
+from krea_model.damage import read_object
+from krea_model.devices import place as device_named
 from krea_model.identity import content_hash
+from krea_model.inputs import check_dtype
 from krea_model.mmdit import MMDiT
 from krea_model.pipeline import Defaults, Pipeline, memory_explained
+from krea_model.plain import is_whole
 from krea_model.presets import Preset, raw, turbo
+from krea_model.presets import preset as preset_named
 from krea_model.quantise import Kind, as_kind
 from krea_model.quantise import quantise as quantise_model
 
@@ -51,11 +54,14 @@ def load(
         autoencoder stays in fp32.
     quantise: "int8" or "fp8" weights in the blocks (`quantise`). blocks: where they wait between their turns, on the
         device, in "memory" or in the file on the "disk" (`offload`): the lower, the less memory and the slower.
-    ValueError if it is none of these or damaged, OSError without network, MemoryError if it does not fit.
+    ValueError if it is none of these or damaged, or the device is not there; OSError without network, MemoryError if
+    it does not fit.
     """
     kind = None if quantise is None else as_kind(quantise)
     if blocks not in ("device", "memory", "disk"):
         raise ValueError(f'blocks of the model may wait on the "device", in "memory" or on "disk", not {blocks!r}')
+    check_dtype(dtype)
+    device, usual = device_named(device), None if preset is None else _preset(preset)
     place, name = _place(path)
     with memory_explained("this model"):
         if (place / "manifest.json").is_file():
@@ -66,10 +72,14 @@ def load(
                 offload.from_memory(found.model, device)
         else:
             transformer = partial(_transformer, place, dtype=dtype, device=device, quantise=kind, blocks=blocks)
-            found = _released(place, encoder, autoencoder, dtype, torch.device(device), transformer)
+            found = _released(place, encoder, autoencoder, dtype, device, transformer)
     if name is not None:
         found = replace(found, about={**found.about, "name": name})
-    return found if preset is None else found.with_preset(preset)
+    return found if usual is None else found.with_preset(usual)
+
+
+def _preset(chosen: str | Preset) -> Preset:
+    return chosen if isinstance(chosen, Preset) else preset_named(chosen)
 
 
 def _place(path: str | Path) -> tuple[Path, str | None]:
@@ -97,13 +107,11 @@ def _released(
     words, pictures, index = Path(encoder or place), Path(autoencoder or place), place / "model_index.json"
     usual, stated = _usual(place), _stated(index)
     with _quiet():  # the small parts first: what is missing shows before the long wait
-        with _damage_named(pictures, "autoencoder"):
-            decode = autoencoders.load(pictures, torch.float32, str(device))
-        with _damage_named(words, "text encoder"):
-            taps = stated.get("text_encoder_select_layers")
-            encode = text.load(words, dtype or torch.bfloat16, str(device), taps=taps)
+        decode = autoencoders.load(pictures, torch.float32, str(device))
+        taps = stated.get("text_encoder_select_layers")
+        encode = text.load(words, dtype or torch.bfloat16, str(device), taps=taps)
     config = weights.Checkpoint(place).config()
-    patch = int(stated.get("patch_size") or config.patch)  # shapes do not tell it
+    patch = _patch(stated, config, index)
     config = replace(config, patch=patch, channels=config.token_features // patch**2)
     asked = (decode.channels, len(encode.taps), encode.model.config.get_text_config().hidden_size)
     if asked != (config.channels, config.txtlayers, config.txtdim):
@@ -123,6 +131,18 @@ def _released(
         about={"name": place.resolve().name},
         sha256=content_hash(files),
     )
+
+
+def _patch(stated: Mapping[str, Any], config: Config, index: Path) -> int:
+    """Pixels of a latent along one side of a token, which shapes do not tell."""
+    patch = stated.get("patch_size")
+    patch = config.patch if patch is None else patch
+    if not is_whole(patch, 1) or config.token_features % patch**2:
+        raise ValueError(
+            f"{index} says patch_size = {patch!r}; it must be a whole number whose square divides the "
+            f"{config.token_features} features of a token, 2 in the released model"
+        )
+    return patch
 
 
 def _check_whole(place: Path, parts_given: bool) -> None:
@@ -171,30 +191,18 @@ def _transformer(
     return model
 
 
-@contextmanager
-def _damage_named(place: Path, part: str) -> Iterator[None]:
-    """The many errors of libraries that read a damaged file, as one ValueError that names the part."""
-    try:
-        yield
-    except (SafetensorError, json.JSONDecodeError, TypeError, AttributeError, KeyError, OSError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(f"the {part} in {place} is damaged or not whole ({said}); download it again") from error
-
-
 def _stated(index: Path) -> dict[str, Any]:
     """What the index of a pipeline folder says, empty without one."""
-    if not index.is_file():
-        return {}
-    try:
-        return dict(json.loads(index.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{index} is damaged ({error}); download it again") from error
+    return read_object(index) if index.is_file() else {}
 
 
 def _usual(place: Path) -> Preset:
     index = place / "model_index.json"
     if index.is_file():
-        return turbo() if _stated(index).get("is_distilled") else raw()
+        distilled = _stated(index).get("is_distilled")
+        if distilled not in (None, False, True):
+            raise ValueError(f"{index} says is_distilled = {distilled!r}; it must be true or false")
+        return turbo() if distilled else raw()
     name = place.resolve().parent.name if place.name == "transformer" else place.name
     return turbo() if "turbo" in name.lower() else raw()
 

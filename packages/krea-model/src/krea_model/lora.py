@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from krea_model.inputs import finite, seed_list
+from krea_model.plain import is_number, is_whole
 from krea_model.quantise import QuantisedLinear
 
 __all__ = [
@@ -33,6 +35,8 @@ __all__ = [
 ATTENTION = ("wq", "wk", "wv", "wo", "attn.gate")
 """Targets for long runs: attention alone, with a higher rank."""
 
+STRENGTH = "give a number: 0 has no effect, 1 is as trained"
+
 ALL = (
     *("first", "tmlp.0", "tmlp.2", "tproj.1", "txtfusion.projector", "txtmlp.1", "txtmlp.3"),
     *("wq", "wk", "wv", "wo", "gate", "mlp.up", "mlp.down", "last.linear"),
@@ -49,13 +53,17 @@ class LowRank:
     alpha: float
 
     def __post_init__(self) -> None:
+        if not all(isinstance(one, Tensor) and one.is_floating_point() for one in (self.a, self.b)):
+            raise ValueError("low-rank factors that are no tensors of floating-point numbers; give those of a LoRA")
         if self.a.ndim != 2 or self.b.ndim != 2 or self.a.shape[0] != self.b.shape[1]:
             raise ValueError(
                 f"low-rank factors of shapes {tuple(self.a.shape)} and {tuple(self.b.shape)} do not multiply; "
                 "they must be (rank, in) and (out, rank)"
             )
-        if not len(self.a) or not math.isfinite(self.alpha) or self.alpha == 0:
-            raise ValueError(f"an adapter of rank {len(self.a)} and alpha {self.alpha} has no effect; neither may be 0")
+        if not len(self.a) or not is_number(self.alpha) or self.alpha == 0:
+            raise ValueError(
+                f"an adapter of rank {len(self.a)} and alpha {self.alpha!r} has no effect; neither may be 0"
+            )
 
     @property
     def rank(self) -> int:
@@ -126,8 +134,9 @@ def add(
 
     targets: names of linear layers or their last parts; alpha: default the rank.
     """
-    if rank < 1:
-        raise ValueError(f"rank {rank} is not positive; 4 to 128 are usual")
+    if not is_whole(rank, 1):
+        raise ValueError(f"rank {rank!r} is no positive whole number; 4 to 128 are usual")
+    (seed,) = seed_list([seed], 1)
     generator = torch.Generator().manual_seed(seed)
     fresh = {}
     for name in _select(model, targets):
@@ -147,6 +156,7 @@ def attach(model: nn.Module, lora: Mapping[str, LowRank], strength: float = 1.0)
 
     ValueError, and no change, if one finds no layer of its shape or a layer that has one already.
     """
+    strength = finite(strength, "strength", STRENGTH)
     _check_fit(model, lora)
     taken = [name for name in lora if isinstance(_linear(model, name), Adapted)]
     if taken:
@@ -175,6 +185,7 @@ def extract(model: nn.Module) -> dict[str, LowRank]:
 
 def rescale(model: nn.Module, strength: float) -> None:
     """Set how strongly the attached adapters act: 0 not at all, 1 as trained."""
+    strength = finite(strength, "strength", STRENGTH)
     layers = [layer for _, layer in _adapted(model)]
     if not layers:
         raise ValueError("the model carries no adapters to scale; `attach` them first")
@@ -183,11 +194,24 @@ def rescale(model: nn.Module, strength: float) -> None:
 
 
 def stack(loras: Sequence[tuple[Mapping[str, LowRank], float]]) -> dict[str, LowRank]:
-    """Several LoRAs with their strengths as one, in fp32: their ranks lie side by side, so nothing is approximated."""
+    """Several LoRAs with their strengths as one, in fp32: their ranks lie side by side, so nothing is approximated.
+
+    ValueError for none, and for LoRAs of models whose layers differ in shape.
+    """
+    if not loras or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in loras):
+        raise ValueError(f"{len(loras)} LoRAs to stack; give at least one, each as a pair of the LoRA and its strength")
+    for _, strength in loras:
+        finite(strength, "strength", STRENGTH)
     names = dict.fromkeys(name for lora, _ in loras for name in lora)
     stacked = {}
     for name in names:
         parts = [(lora[name], strength) for lora, strength in loras if name in lora]
+        shapes = list(dict.fromkeys(part.shape for part, _ in parts))
+        if len(shapes) > 1:
+            raise ValueError(
+                f"LoRAs of different models: {name} is {shapes[0]} in one and {shapes[1]} in another; stack those of "
+                "one model"
+            )
         a = torch.cat([part.a.float() for part, _ in parts])
         b = torch.cat([strength * part.scale * part.b.float() for part, strength in parts], 1)
         stacked[name] = LowRank(a=a, b=b, alpha=len(a))
@@ -200,6 +224,7 @@ def fold_in(model: nn.Module, lora: Mapping[str, LowRank], strength: float = 1.0
 
     ValueError, and no change, if an update fits no layer, or the layer is quantised or not in memory.
     """
+    strength = finite(strength, "strength", STRENGTH)
     _check_fit(model, lora)
     for name in lora:
         layer = _linear(model, name)
@@ -219,7 +244,14 @@ def fold_in(model: nn.Module, lora: Mapping[str, LowRank], strength: float = 1.0
 
 @torch.no_grad()
 def restore(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
-    """Undo `fold_in`, bit for bit."""
+    """Undo `fold_in`, bit for bit; ValueError, and no change, for weights that are not those of this model."""
+    shapes = _shapes(model)
+    wrong = [name for name, weight in kept.items() if shapes.get(name) != tuple(weight.shape)]
+    if wrong:
+        there = shapes.get(wrong[0], "no such layer")
+        raise ValueError(
+            f"{wrong[0]} {tuple(kept[wrong[0]].shape)} where the model has {there}; give what `fold_in` returned for it"
+        )
     for name, weight in kept.items():
         _linear(model, name).weight.copy_(weight)
 
@@ -248,8 +280,15 @@ def _select(model: nn.Module, targets: Sequence[str]) -> list[str]:
     return [name for name in names if any(f".{name}".endswith(f".{target}") for target in targets)]
 
 
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(m.weight.shape) for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+
+
 def _check_fit(model: nn.Module, lora: Mapping[str, LowRank]) -> None:
-    shapes = {name: tuple(m.weight.shape) for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    odd = [type(one).__name__ for one in lora.values()] if isinstance(lora, Mapping) else [type(lora).__name__]
+    if not isinstance(lora, Mapping) or not all(isinstance(one, LowRank) for one in lora.values()):
+        raise ValueError(f"a LoRA of type {odd[0]}; give adapters by layer, as `lora_files.read` does")
+    shapes = _shapes(model)
     wrong = [
         f"{name} {adapter.shape} where the model has {shapes.get(name, 'no such layer')}"
         for name, adapter in lora.items()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from krea_model.lora import LowRank
 from krea_model.names import linears, to_diffusers
+from krea_model.plain import is_number
 from krea_model.tensorfiles import open_tensors
 from krea_model.weights import write_tensors
 
@@ -88,8 +89,8 @@ def write(path: str | Path, lora: Mapping[str, LowRank], layout: Literal["origin
 
     diffusers takes the second alone: it refuses alphas in tensors.
     """
-    if not lora:
-        raise ValueError("a LoRA without layers cannot be written; give at least one adapter")
+    if not lora or not all(isinstance(adapter, LowRank) for adapter in lora.values()):
+        raise ValueError("a LoRA without layers cannot be written; give adapters by layer, at least one")
     if layout not in ("original", "diffusers"):
         raise ValueError(f'LoRA layout "{layout}" is unknown; use "original" or "diffusers"')
     tensors: dict[str, Tensor] = {}
@@ -147,13 +148,32 @@ def _stated(file: Path) -> dict[str, Any]:
     beside = file.with_name("adapter_config.json")
     try:
         if METADATA in metadata:
-            return {key.removeprefix("transformer."): value for key, value in json.loads(metadata[METADATA]).items()}
-        return dict(json.loads(beside.read_text())) if beside.is_file() else {}
-    except (ValueError, TypeError, AttributeError) as error:
+            stated = json.loads(metadata[METADATA])
+            stated = {key.removeprefix("transformer."): value for key, value in stated.items()}
+        else:
+            stated = json.loads(beside.read_text("utf-8")) if beside.is_file() else {}
+        _check_settings(stated)
+    except (ValueError, TypeError, AttributeError, re.error) as error:
         raise ValueError(f"the PEFT settings of {file} are damaged ({error}); get the file again") from error
+    return stated
+
+
+def _check_settings(stated: Any) -> None:
+    """ValueError, TypeError, AttributeError or re.error where `_alpha` could not use them."""
+    if not isinstance(stated, dict):
+        raise ValueError(f"they are a {type(stated).__name__}, no object")
+    patterns = dict(stated.get("alpha_pattern") or {})
+    for pattern in patterns:
+        re.compile(pattern)
+    for alpha in (stated.get("lora_alpha") or 1, *patterns.values()):
+        if not is_number(alpha):
+            raise ValueError(f"an alpha is {alpha!r}, no number")
 
 
 def _adapter(layer: str, found: Mapping[str, Tensor], stated: Mapping[str, Any]) -> LowRank:
+    if found["a"].ndim != 2 or found["b"].ndim != 2:
+        shapes = " and ".join(str(tuple(found[side].shape)) for side in "ab")
+        raise ValueError(f"{layer}: low-rank factors of shapes {shapes}; they must be (rank, in) and (out, rank)")
     if any(not one.is_floating_point() or not one.float().isfinite().all() for one in found.values()):
         raise ValueError(f"{layer}: its adapter is not finite or not of floating-point numbers; get another file")
     a, b = (one.float() if one.itemsize == 1 else one for one in (found["a"], found["b"]))  # nothing computes in fp8

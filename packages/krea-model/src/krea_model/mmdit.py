@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from krea_model import kernels
 from krea_model.attention import attend
 from krea_model.configs import Config
+from krea_model.inputs import check_batch, check_states
 from krea_model.interfaces import Conditioning, Grids
 from krea_model.kernels.reference import rms_norm
 from krea_model.spans import Spans
@@ -182,11 +183,16 @@ class MMDiT(nn.Module):
 
     def text(self, cond: Conditioning) -> Tensor:
         """The text stage, `t f`: it depends on neither time nor image, so a sampler runs it once per prompt."""
+        check_states(self.config, cond)
         states = cond.states.to(self.first.weight.dtype)
         return self.txtmlp(self.txtfusion(states, cond.lengths))
 
     def forward(self, x: Tensor, t: Tensor, cond: Conditioning, grids: Grids, text: Tensor | None = None) -> Tensor:
-        """x: `s f` image tokens, t: `b` in [0, 1]; `text` replaces the text stage by its earlier result."""
+        """x: `s f` image tokens, t: `b` in [0, 1]; `text` replaces the text stage by its earlier result.
+
+        ValueError for what is no batch of this model (`inputs.check_batch`).
+        """
+        check_batch(self.config, x, t, cond, grids, text)
         text = self.text(cond) if text is None else text
         image = self.first(x.to(self.first.weight.dtype))
         sizes = [h * w for h, w in grids]

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from krea_model.checkpoint import Checkpoint
 from krea_model.configs import Config
+from krea_model.devices import place
+from krea_model.inputs import check_dtype
 from krea_model.mmdit import MMDiT
 from krea_model.quantise import Kind
 from krea_model.weights import read_tensor, skeleton
@@ -101,7 +103,7 @@ def from_memory(model: MMDiT, device: torch.device | str) -> Offload:
 
     Adapters may be attached before or after, and the blocks' weights changed between calls. The model is frozen.
     """
-    device = torch.device(device)
+    device = place(device)
     model.blocks.cpu()
     for name, part in model.named_children():
         if name != "blocks":
@@ -125,7 +127,8 @@ def from_disk(
     dtype, quantise: as in `weights.load`; the conversion is repeated at each visit, so write the file in what you want
     to run (`weights.save`) before. The file must stay as it is. ValueError as `weights.load`.
     """
-    checkpoint = Checkpoint(path)
+    check_dtype(dtype)
+    checkpoint, device = Checkpoint(path), place(device)
     model = skeleton(checkpoint, config, quantise)
     state = {
         part: tensor.to(device)
@@ -135,7 +138,7 @@ def from_disk(
     }
     model.load_state_dict(state, strict=False, assign=True)  # `skeleton` saw that no name is missing or unknown
     read = partial(_stored, checkpoint, _names(checkpoint), dtype, quantise)
-    Offload(model, torch.device(device), read)  # it lives in the hooks
+    Offload(model, device, read)  # it lives in the hooks
     return model.eval()
 
 

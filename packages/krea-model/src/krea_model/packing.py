@@ -6,7 +6,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from krea_model.inputs import token_counts
 from krea_model.interfaces import Conditioning, Grids
+from krea_model.plain import is_whole
 
 __all__ = ["image_mean", "level", "pack", "per_token", "unpack"]
 
@@ -16,8 +18,12 @@ def pack(latents: Sequence[Tensor] | Tensor, patch: int = 2) -> tuple[Tensor, li
 
     A token holds one patch, channel slowest: f = c * patch * patch.
     """
+    if not len(latents) or not is_whole(patch, 1):
+        raise ValueError(f"{len(latents)} latents in patches of {patch!r}; give at least one, and the model's patch")
     tokens, grids = [], []
     for z in latents:
+        if z.ndim != 3:
+            raise ValueError(f"a latent of shape {tuple(z.shape)}; give (channels, height, width), or a batch of them")
         if z.shape[-2] % patch or z.shape[-1] % patch:
             raise ValueError(
                 f"latent of {z.shape[-2]}x{z.shape[-1]} does not divide into {patch}x{patch} patches; pad or crop it"
@@ -28,8 +34,14 @@ def pack(latents: Sequence[Tensor] | Tensor, patch: int = 2) -> tuple[Tensor, li
 
 
 def unpack(tokens: Tensor, grids: Grids, patch: int = 2) -> list[Tensor]:
-    """Inverse of `pack`: a list of `c h w` latents."""
-    parts = tokens.split([h * w for h, w in grids])
+    """Inverse of `pack`: a list of `c h w` latents; ValueError for tokens that are not those of the grids."""
+    sizes = token_counts(grids)
+    if tokens.ndim != 2 or len(tokens) != sum(sizes) or not is_whole(patch, 1) or tokens.shape[1] % patch**2:
+        raise ValueError(
+            f"tokens of shape {tuple(tokens.shape)} for grids of {sum(sizes)} tokens in patches of {patch!r}; give "
+            "(tokens, channels * patch * patch) and the grids that `pack` gave"
+        )
+    parts = tokens.split(sizes)
     return [
         rearrange(part, "(h w) (c p q) -> c (h p) (w q)", h=h, w=w, p=patch, q=patch)
         for part, (h, w) in zip(parts, grids, strict=True)

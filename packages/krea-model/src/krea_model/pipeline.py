@@ -2,6 +2,7 @@
 
 import logging
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,15 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from krea_model.damage import lacks_memory
+from krea_model.inputs import check_prompts, check_text, seed_list
 from krea_model.interfaces import Autoencoder, Conditioning, Grids, TextEncoder
 from krea_model.mmdit import MMDiT
 from krea_model.packing import pack, unpack
+from krea_model.plain import is_number, is_whole
 from krea_model.presets import Preset, preset
 from krea_model.sampling import OnStep, euler, guided, noise, schedule, start
 
 __all__ = ["Defaults", "Pipeline", "memory_explained"]
 
 log = logging.getLogger(__name__)
+
+MOST_TOKENS = 2**22  # of one picture, far beyond what any memory holds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +66,7 @@ class Pipeline:
 
     def with_preset(self, chosen: str | Preset) -> "Pipeline":
         """The same model, sampled by a preset ("raw" or "turbo") unless told otherwise."""
-        found = preset(chosen) if isinstance(chosen, str) else chosen
+        found = chosen if isinstance(chosen, Preset) else preset(chosen)
         usual = replace(self.defaults, steps=found.steps, guidance=found.guidance, mu=found.mu)
         return replace(self, defaults=usual)
 
@@ -86,14 +92,14 @@ class Pipeline:
         the more remains the lower `strength` in (0, 1] is. negative: what guidance leads away from.
         ValueError for wrong sizes and settings, MemoryError where a batch does not fit, RuntimeError for NaN.
         """
-        if isinstance(prompts, str) or not prompts or len(prompts) != len(seeds):
-            raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; give lists with one seed per prompt")
-        count, usual = len(prompts), self.defaults
-        images = None if image is None else [image] * count if isinstance(image, Tensor) else list(image)
+        check_prompts(prompts, seeds)
+        check_text(negative, "the negative prompt")
+        count, usual, seeds = len(prompts), self.defaults, seed_list(seeds, len(prompts))
+        images = None if image is None else _listed(image, count)
         grids = self.grids(count, width_px, height_px, images)
         guidance = usual.guidance if guidance is None else guidance
-        if not math.isfinite(guidance) or not 0 < strength <= 1:
-            raise ValueError(f"guidance {guidance} and strength {strength}; use a number, and more than 0 up to 1")
+        if not is_number(guidance) or not is_number(strength, above=0) or strength > 1:
+            raise ValueError(f"guidance {guidance!r} and strength {strength!r}; use a number, and more than 0 up to 1")
         if negative and not guidance:
             log.warning("guidance is 0, so what to lead away from has no effect: %r", negative)
         times = schedule(usual.steps if steps is None else steps, usual.mu, grids, strength if images else 1.0)
@@ -135,9 +141,9 @@ class Pipeline:
     ) -> list[tuple[int, int]]:
         """Token rows and columns of `count` pictures; ValueError names the nearest sizes that can be drawn."""
         if images is not None:
-            wrong = next((one for one in images if one.ndim != 3 or len(one) != 3 or one.dtype != torch.uint8), None)
-            if wrong is not None or len(images) != count:
-                said = f"one of {tuple(wrong.shape)}, {wrong.dtype}" if wrong is not None else f"{len(images)} pictures"
+            wrong = [_described(one) for one in images if not _is_picture(one)]
+            if wrong or len(images) != count:
+                said = wrong[0] if wrong else f"{len(images)} pictures"
                 raise ValueError(f"{said} to start from; give one uint8 picture (3, height, width), or {count}")
             widths, heights = [one.shape[2] for one in images], [one.shape[1] for one in images]
         else:
@@ -155,7 +161,11 @@ class Pipeline:
                 near.append(f"the nearest {name} are {below} and {below + unit}")
         if near:
             raise ValueError(f"{width}x{height} px: sides must be multiples of {unit}; {', '.join(near)}")
-        return height // unit, width // unit
+        grid = height // unit, width // unit
+        if grid[0] * grid[1] > MOST_TOKENS:
+            most = unit * math.isqrt(MOST_TOKENS)
+            raise ValueError(f"{width}x{height} px are too many; draw at most as many as {most}x{most} have")
+        return grid
 
     def _named(self, grids: Grids) -> str:
         height, width = (side * self.unit for side in max(grids, key=lambda grid: grid[0] * grid[1]))
@@ -178,8 +188,7 @@ def memory_explained(what: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in text or "alloc_failed" in text:
+        if lacks_memory(error):
             raise MemoryError(
                 f"not enough memory for {what}; draw smaller or fewer pictures at once, or load the model in bfloat16"
             ) from error
@@ -187,7 +196,25 @@ def memory_explained(what: str) -> Iterator[None]:
 
 
 def _each(given: int | Sequence[int] | None, count: int, usual: list[int], name: str) -> list[int]:
-    found = usual if given is None else [given] * count if isinstance(given, int) else list(given)
+    found = usual if given is None else _listed(given, count)
+    wrong = [one for one in found if not is_whole(one)]
+    if wrong:
+        raise ValueError(f"one of the {name} is {wrong[0]!r}; give pixels as whole numbers, one for all or one each")
     if len(found) != count:
         raise ValueError(f"{len(found)} {name} for {count} pictures; give one for all or one each")
-    return found
+    return [operator.index(one) for one in found]
+
+
+def _listed(given: Any, count: int) -> list[Any]:
+    """One for all or one each, as a list."""
+    return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given] * count
+
+
+def _is_picture(image: object) -> bool:
+    return isinstance(image, Tensor) and image.ndim == 3 and len(image) == 3 and image.dtype == torch.uint8
+
+
+def _described(image: object) -> str:
+    if isinstance(image, Tensor):
+        return f"one of {tuple(image.shape)}, {image.dtype}"
+    return f"one of type {type(image).__name__}, no tensor,"

@@ -27,6 +27,6 @@ def turbo() -> Preset:
 def preset(name: str) -> Preset:
     """The preset of that name, in any case; ValueError for another name."""
     known = {"raw": raw, "turbo": turbo}
-    if name.lower() not in known:
+    if str(name).lower() not in known:
         raise ValueError(f"there is no preset {name!r}; use {' or '.join(known)}")
     return known[name.lower()]()

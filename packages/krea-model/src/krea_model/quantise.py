@@ -4,6 +4,8 @@ Norms, tables, the projector of the text taps, the timestep layers, the first an
 Half of bf16's memory; products are computed in the input's type, so no activation is ever rounded further.
 """
 
+import math
+import mmap
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -104,16 +106,17 @@ def pack(weight: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
     """
     packed = torch.empty(weight.shape, dtype=DTYPES[as_kind(kind)], device=weight.device)
     scale = torch.empty(len(weight), device=weight.device)
-    rows_at_once = max(1, CHUNK // weight.shape[1])
-    parts = (tensor.split(rows_at_once) for tensor in (weight, packed, scale))
+    rows_at_once = min(len(weight), max(1, CHUNK // weight.shape[1]))
+    room = _scratch((2, rows_at_once, weight.shape[1]), weight.device)
+    parts = (tensor.split(rows_at_once) for tensor in (weight.detach(), packed, scale))
     for rows, kept, scales in zip(*parts, strict=True):
-        full = rows.detach().float()
-        peak = full.abs().amax(1)
-        if not peak.isfinite().all():
-            raise ValueError("a weight that holds NaN or infinity cannot be quantised; the checkpoint is damaged")
-        scales.copy_((peak / LARGEST[kind]).clamp_(min=torch.finfo(torch.float32).tiny))
-        full = full / scales[:, None]
+        full, other = room[0, : len(rows)].copy_(rows), room[1, : len(rows)]
+        torch.amax(torch.abs(full, out=other), 1, out=scales)
+        scales.div_(LARGEST[kind]).clamp_(min=torch.finfo(torch.float32).tiny)
+        full.div_(scales[:, None])
         kept.copy_(full.round_() if kind == "int8" else full.clamp_(-LARGEST[kind], LARGEST[kind]))
+    if not scale.isfinite().all():
+        raise ValueError("a weight that holds NaN or infinity cannot be quantised; the checkpoint is damaged")
     return packed, scale
 
 
@@ -142,6 +145,17 @@ def quantise(model: nn.Module, kind: Kind) -> None:
         packed = QuantisedLinear(layer.in_features, layer.out_features, kind, layer.bias)
         packed.hold(*pack(layer.weight, kind))
         model.set_submodule(name, packed)
+
+
+def _scratch(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Room for fp32 numbers that is given back when it is dropped.
+
+    On a CPU it is a map of its own. From the heap of the C library (glibc 2.36), freed pieces stay behind between the
+    packed weights that live on: reading a model of 332 MB peaked at 10 to 156 MB above it, now at 16 with a bf16 file.
+    """
+    if device.type != "cpu":
+        return torch.empty(shape, device=device)
+    return torch.frombuffer(mmap.mmap(-1, 4 * math.prod(shape)), dtype=torch.float32).view(shape)
 
 
 def _values(weight: Tensor, dtype: torch.dtype) -> Tensor:

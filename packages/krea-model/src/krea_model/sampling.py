@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from krea_model.devices import place
 from krea_model.flow import clean, late, mix, shift_mu, stochastic, timesteps
+from krea_model.inputs import finite, seed_list, token_counts
 from krea_model.interfaces import Conditioning, Grids, Velocity
 from krea_model.mmdit import MMDiT
 from krea_model.packing import pack, per_token
+from krea_model.plain import is_whole
 
 __all__ = ["OnStep", "Times", "euler", "guided", "noise", "sample", "schedule", "sde", "start", "step_noise"]
 
@@ -36,11 +39,15 @@ def noise(
 
     It is drawn as a latent `c h w` and then packed, so that the same generator gives diffusers' noise. The official
     code and diffusers draw it in bfloat16 on the GPU (`dtype`, `drawn_on`; image i has seed + i); the result is fp32.
+    ValueError for seeds that are no whole numbers from 0 to 2^64 - 1, for other grids and for unknown devices.
     """
-    if features % patch**2:
+    if not dtype.is_floating_point:
+        raise ValueError(f"noise in {dtype}; draw it in torch.float32, or in torch.bfloat16 as the official code does")
+    counts, device, drawn_on = token_counts(grids), place(device), place(drawn_on)
+    if not is_whole(patch, 1) or not is_whole(features, 1) or features % patch**2:
         raise ValueError(f"{features} features do not divide into patches of {patch}x{patch}; pass the model's patch")
     latents = []
-    for seed, (h, w) in zip(seeds, grids, strict=True):
+    for seed, (h, w) in zip(seed_list(seeds, len(counts)), grids, strict=True):
         generator = torch.Generator(drawn_on).manual_seed(seed)
         shape = (1, features // patch**2, h * patch, w * patch)
         latents.append(torch.randn(shape, generator=generator, dtype=dtype, device=drawn_on)[0].float())
@@ -79,9 +86,15 @@ def guided(model: Velocity, cond: Conditioning, uncond: Conditioning | None, gui
 
     The text stage of an `MMDiT` depends on neither time nor image: it runs here, once, and not in each step.
     """
+    guidance = finite(guidance, "guidance", "give a number: 0 is none, 3.5 is usual for Raw")
     if guidance == 0 or uncond is None:
         once = _with_text(model, cond)
         return lambda x, t, _, grids: once(x, t, grids)
+    if len(cond.lengths) != len(uncond.lengths) or cond.states.shape[1:] != uncond.states.shape[1:]:
+        raise ValueError(
+            f"{len(cond.lengths)} prompts with states {tuple(cond.states.shape)}, but {len(uncond.lengths)} with "
+            f"{tuple(uncond.states.shape)} in uncond; encode the empty prompt by the same encoder, once per image"
+        )
     both = Conditioning(torch.cat([cond.states, uncond.states]), (*cond.lengths, *uncond.lengths))
     twice = _with_text(model, both)
 
@@ -160,6 +173,7 @@ def _steps(times: Times, x: Tensor, grids: Grids) -> Iterator[tuple[Tensor, Any,
     shared = [t for t in times if not isinstance(t, Sequence)]
     if rows and all(row == rows[0] for row in rows):
         shared = rows[0]
+    _check_times([t for row in [*rows, shared] for t in row])
     if rows and (len(rows) != len(grids) or len({len(row) for row in rows}) != 1):
         raise ValueError(f"times for {len(rows)} images of {len(grids)}; give each image a list, all of one length")
     if shared:
@@ -169,3 +183,11 @@ def _steps(times: Times, x: Tensor, grids: Grids) -> Iterator[tuple[Tensor, Any,
     columns = torch.tensor(rows, dtype=torch.float64).T.to(x.device, x.dtype)
     for t, after in pairwise(columns):
         yield t.float(), per_token(t, grids), per_token(after, grids)
+
+
+def _check_times(times: Sequence[Any]) -> None:
+    wrong = [t for t in times if isinstance(t, int | float) and not 0 <= t <= 1]
+    if wrong:
+        raise ValueError(
+            f"a time of {wrong[0]}; they run from 1 (noise) to 0 (image): divide diffusers' timesteps by 1000"
+        )

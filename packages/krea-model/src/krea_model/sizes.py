@@ -1,50 +1,55 @@
 """Sizes of a model as its tensors show them, and as diffusers writes them down."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from krea_model.configs import Config, swiglu_width
+from krea_model.damage import read_object
+from krea_model.plain import is_number
 
 __all__ = ["confirm_config", "diffusers_config", "infer_config"]
 
 
 def infer_config(shapes: Mapping[str, Sequence[int]]) -> Config:
-    """Sizes of a model from its tensors' shapes; KeyError names a tensor that is missing.
+    """Sizes of a model from its tensors' shapes; KeyError names a tensor that is missing, ValueError an odd one.
 
     The rotary base does not show in shapes and is taken to be the released 1000; so is a patch of 2.
     """
-    head = shapes["blocks.0.attn.qknorm.qnorm.scale"][0]
-    txthead = shapes["txtfusion.refiner_blocks.0.attn.qknorm.qnorm.scale"][0]
-    features, tokens = shapes["first.weight"]
-    txtdim = shapes["txtmlp.0.scale"][0]
+    (head,) = _shape(shapes, "blocks.0.attn.qknorm.qnorm.scale", 1)
+    (txthead,) = _shape(shapes, "txtfusion.refiner_blocks.0.attn.qknorm.qnorm.scale", 1)
+    features, tokens = _shape(shapes, "first.weight", 2)
+    (txtdim,) = _shape(shapes, "txtmlp.0.scale", 1)
     patch = 2 if tokens % 4 == 0 else 1
     return Config(
         features=features,
         layers=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
         heads=features // head,
-        kvheads=shapes["blocks.0.attn.wk.weight"][0] // head,
+        kvheads=_shape(shapes, "blocks.0.attn.wk.weight", 2)[0] // head,
         txtdim=txtdim,
-        txtlayers=shapes["txtfusion.projector.weight"][-1],
+        txtlayers=_shape(shapes, "txtfusion.projector.weight", 2)[1],
         txtheads=txtdim // txthead,
-        txtkvheads=shapes["txtfusion.refiner_blocks.0.attn.wk.weight"][0] // txthead,
+        txtkvheads=_shape(shapes, "txtfusion.refiner_blocks.0.attn.wk.weight", 2)[0] // txthead,
         channels=tokens // patch**2,
         patch=patch,
-        multiplier=_multiplier(features, shapes["blocks.0.mlp.up.weight"][0]),
-        txtmultiplier=_multiplier(txtdim, shapes["txtfusion.refiner_blocks.0.mlp.up.weight"][0]),
-        tdim=shapes["tmlp.0.weight"][1],
+        multiplier=_multiplier(features, _shape(shapes, "blocks.0.mlp.up.weight", 2)[0]),
+        txtmultiplier=_multiplier(txtdim, _shape(shapes, "txtfusion.refiner_blocks.0.mlp.up.weight", 2)[0]),
+        tdim=_shape(shapes, "tmlp.0.weight", 2)[1],
     )
 
 
 def confirm_config(config: Config, file: Path) -> Config:
     """Take the rotary base from a diffusers `config.json`; ValueError where it asks for what the model cannot be."""
-    stated = json.loads(file.read_text())
-    config = replace(config, theta=float(stated.get("rope_theta", config.theta)))
+    stated = read_object(file)
+    theta = stated.get("rope_theta", config.theta)
+    if not is_number(theta, above=0):
+        raise ValueError(f"{file} says rope_theta = {theta!r}; it must be a positive number, such as 1000.0")
+    config = replace(config, theta=float(theta))
     for key, value in diffusers_config(config).items():
         if stated.get(key, value) != value:
-            raise ValueError(f"{file} says {key} = {stated[key]}, but the tensors and the model's rules say {value}")
+            said = f"{file} says {key} = {stated[key]!r}"
+            raise ValueError(f"{said}, but the tensors and the model's rules say {value!r}")
     return config
 
 
@@ -70,6 +75,14 @@ def diffusers_config(config: Config) -> dict[str, Any]:
         "rope_theta": config.theta,
         "norm_eps": 1e-5,
     }
+
+
+def _shape(shapes: Mapping[str, Sequence[int]], name: str, axes: int) -> tuple[int, ...]:
+    found = tuple(shapes[name])
+    if len(found) != axes or not all(found):
+        axis = "one axis" if axes == 1 else f"{axes} axes"
+        raise ValueError(f"{name} has shape {found}; it must have {axis} and not be empty")
+    return found
 
 
 def _multiplier(width: int, hidden: int) -> int:

@@ -1,13 +1,12 @@
 """A tiny pipeline folder in the layout of the released model: transformer, Qwen3-VL, tokenizer, autoencoder."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from krea_model import weights
 from krea_model.configs import tiny
+from krea_model.export import save_pipeline
 from krea_model.testing import tiny_model
 from krea_model.text import PREFIX, SUFFIX
 
@@ -18,8 +17,9 @@ try:
 except ImportError as error:
     raise ImportError('a folder of the released layout needs diffusers; install "krea-model[text,vae]"') from error
 
-__all__ = ["tiny_folder", "tiny_text_encoder", "tiny_tokenizer"]
+__all__ = ["tiny_autoencoder", "tiny_folder", "tiny_text_encoder", "tiny_tokenizer"]
 
+TAPS = (0, 2, 5)
 SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"
 WORDS = ("a red cat in the snow, watercolour", "the sea at night", "a fox and a rocket")
 
@@ -27,34 +27,20 @@ WORDS = ("a red cat in the snow, watercolour", "the sea at night", "a fox and a 
 def tiny_folder(path: str | Path, *, seed: int = 0, distilled: bool = False) -> Path:
     """Write a pipeline folder of random weights, under 3 MB, which diffusers and `krea_model.load` read alike.
 
-    Sides of its pictures are multiples of 8. distilled: as in the released Turbo; else the mark is left out, as Raw.
+    Sides of its pictures are multiples of 8. distilled: marked as the released Turbo is; else it is taken for Raw.
     """
-    path = Path(path)
-    model = tiny_model(seed, tiny())
-    weights.save_diffusers(path / "transformer", model.state_dict(), model.config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tiny_text_encoder().save_pretrained(path / "text_encoder")
-        _autoencoder().save_pretrained(path / "vae")
-    tiny_tokenizer().save_pretrained(path / "tokenizer")
-    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True, "shift": 1.0}
-    scheduler |= {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 6400}
-    index = {
-        "_class_name": "Krea2Pipeline",
-        "patch_size": 2,
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "Qwen3VLModel"],
-        "text_encoder_select_layers": [0, 2, 5],
-        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-        "transformer": ["diffusers", "Krea2Transformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKLQwenImage"],
-    }
-    if distilled:
-        index["is_distilled"] = True
-    (path / "scheduler").mkdir(exist_ok=True)
-    (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2))
-    (path / "model_index.json").write_text(json.dumps(index, indent=2))
-    return path
+        encoder, vae = tiny_text_encoder(), tiny_autoencoder()
+    return save_pipeline(
+        path,
+        tiny_model(seed, tiny()),
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=tiny_tokenizer(),
+        taps=TAPS,
+        is_distilled=distilled,
+    )
 
 
 def tiny_text_encoder() -> Qwen3VLModel:
@@ -82,7 +68,8 @@ def tiny_text_encoder() -> Qwen3VLModel:
     return Qwen3VLModel(config).eval()
 
 
-def _autoencoder() -> AutoencoderKLQwenImage:
+def tiny_autoencoder() -> AutoencoderKLQwenImage:
+    """Qwen-Image's autoencoder of 4 channels, 4 pixels to a latent, with random weights of torch's global seed."""
     return AutoencoderKLQwenImage(
         base_dim=8,
         z_dim=4,

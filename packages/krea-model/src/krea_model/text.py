@@ -5,7 +5,6 @@ that skip the padding and a mask over it. That equals the prompt without padding
 decoder is causal, so prompts of one batch may be padded at the end without any mask.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,12 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from krea_model.damage import damage_named, read_object
+from krea_model.devices import place
 from krea_model.encoding import by_length, identity, prompt_list
+from krea_model.inputs import check_dtype
 from krea_model.interfaces import Conditioning
+from krea_model.plain import is_whole
 
 try:
     from transformers import AutoTokenizer, Qwen3VLModel
@@ -47,8 +50,10 @@ class Qwen3VLEncoder:
         self, model: Qwen3VLModel, tokenizer: Any, *, taps: Sequence[int] = TAPS, max_tokens: int = 512, batch: int = 8
     ) -> None:
         layers = len(model.language_model.layers)
-        if not taps or not 0 <= min(taps) <= max(taps) <= layers:
-            raise ValueError(f"taps {tuple(taps)} of an encoder with {layers} layers; each must lie between 0 and that")
+        listed = isinstance(taps, Sequence) and bool(taps)
+        if not listed or not all(is_whole(tap, 0) and tap <= layers for tap in taps):
+            shown = tuple(taps) if listed else taps
+            raise ValueError(f"taps {shown} of an encoder with {layers} layers; each must lie between 0 and that")
         self.model, self.tokenizer, self.taps, self.batch = model, tokenizer, tuple(taps), batch
         self.max_tokens = max_tokens
         self._suffix: list[int] = tokenizer(SUFFIX).input_ids
@@ -124,20 +129,26 @@ def load(
     taps: None takes those of the index, without one the released ones.
     ValueError if the folder holds none, another model, or only a part of it.
     """
-    folder = Path(path)
+    check_dtype(dtype)
+    folder, found = Path(path), place(device)
     inner, words, index = folder / "text_encoder", folder / "tokenizer", folder / "model_index.json"
     inner, words = (one if one.is_dir() else folder for one in (inner, words))
     if not (inner / "config.json").is_file() or not any(inner.glob("*.safetensors")):
         raise ValueError(f"{path} holds no text encoder (config.json and safetensors); give a transformers folder")
-    kind = json.loads((inner / "config.json").read_text()).get("model_type")
-    if kind != "qwen3_vl":
+    stated = read_object(inner / "config.json")
+    if (kind := stated.get("model_type")) != "qwen3_vl":
         raise ValueError(f"{inner} is a model of type {kind!r}; Krea 2 reads Qwen3-VL, type 'qwen3_vl'")
+    if not isinstance(stated.get("text_config"), dict):  # else transformers takes the sizes of its largest model
+        raise ValueError(f"{inner} states no sizes (text_config in config.json); download it again")
     if not any(words.glob("tokenizer*.json")):
         raise ValueError(f"{words} holds no tokenizer (tokenizer.json); copy it from the Qwen3-VL repository")
     if taps is None and index.is_file():
-        taps = json.loads(index.read_text()).get("text_encoder_select_layers")
+        taps = read_object(index).get("text_encoder_select_layers")
     read: Any = Qwen3VLModel.from_pretrained  # its annotation leaves out the pair
-    model, info = read(inner, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    with damage_named(inner, "text encoder"):
+        model, info = read(inner, dtype=dtype, use_safetensors=True, output_loading_info=True)
     if info["missing_keys"]:
         raise ValueError(f"{inner} lacks weights, first {min(info['missing_keys'])}; the download is incomplete")
-    return Qwen3VLEncoder(model.eval(), AutoTokenizer.from_pretrained(words), taps=taps or TAPS).to(device)
+    with damage_named(words, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(words)
+    return Qwen3VLEncoder(model.eval(), tokenizer, taps=taps or TAPS).to(found)

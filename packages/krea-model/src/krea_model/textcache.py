@@ -36,12 +36,18 @@ class TextCache:
 
     def __init__(self, name: str, states: Tensor, lengths: Sequence[int], prompts: Sequence[str]) -> None:
         self.name, self.states, self.lengths = name, states, tuple(lengths)
+        fit = len(self.lengths) == len(prompts) == len(set(prompts))
+        if not fit or states.ndim != 3 or sum(lengths) != len(states):
+            raise ValueError(
+                f"states of shape {tuple(states.shape)} with {len(self.lengths)} lengths for {len(prompts)} prompts do "
+                "not fit; give (sum of lengths, taps, width), and every prompt once"
+            )
         ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
-        self.where = {p: (a, b) for p, a, b in zip(prompts, ends, ends[1:], strict=False)}
+        self.where = {p: (a, b) for p, a, b in zip(prompts, ends[:-1], ends[1:], strict=True)}
 
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """States of prompts that were encoded before; KeyError names the first that was not."""
-        spans = [self.where[p] for p in prompts]
+        spans = [self.where[p] for p in prompt_list(prompts)]
         return Conditioning(torch.cat([self.states[a:b] for a, b in spans]), tuple(b - a for a, b in spans))
 
     @classmethod
@@ -53,8 +59,9 @@ class TextCache:
         on_progress: Callable[[int, int], None] = lambda done, total: None,
         batch: int = 256,
     ) -> "TextCache":
-        """Encode the distinct prompts, in sorted order."""
-        wanted = sorted(set(prompts), key=lambda p: (len(p), p))
+        """Encode the distinct prompts, in sorted order; ValueError for none."""
+        given = prompt_list(prompts if isinstance(prompts, str) else list(prompts))
+        wanted = sorted(set(given), key=lambda p: (len(p), p))
         parts: list[Conditioning] = []
         for start in range(0, len(wanted), batch):
             parts.append(encoder(wanted[start : start + batch]))
@@ -69,13 +76,18 @@ class TextCache:
 
     @classmethod
     def load(cls, path: Path, name: str) -> "TextCache":
-        """Read what `save` wrote; ValueError if another encoder made it."""
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("encoder") != name:
-                raise ValueError(f"{path} was encoded by {metadata.get('encoder')!r}, not {name!r}; delete it")
-            states, lengths = file.get_tensor("states"), file.get_tensor("lengths").tolist()
-        return cls(name, states, lengths, json.loads(metadata["prompts"]))
+        """Read what `save` wrote; ValueError if another encoder made it, or it is damaged: then `build` it again."""
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                maker = metadata.get("encoder")
+                states, lengths = file.get_tensor("states"), file.get_tensor("lengths").tolist()
+            whole = cls(name, states, lengths, json.loads(metadata["prompts"]))
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} holds no encoded prompts ({error}); delete it and encode them again") from error
+        if maker != name:
+            raise ValueError(f"{path} was encoded by {maker!r}, not {name!r}; delete it")
+        return whole
 
 
 def fingerprint(*tensors: Tensor) -> str:
@@ -139,7 +151,7 @@ class CachedEncoder:
         try:
             with safe_open(path, "pt") as file:
                 metadata, states = file.metadata() or {}, file.get_tensor("states")
-            if metadata != self._metadata(prompt, states):
+            if states.ndim != 3 or not states.is_floating_point() or metadata != self._metadata(prompt, states):
                 raise ValueError("its content is not what was written")
         except FileNotFoundError:
             return None

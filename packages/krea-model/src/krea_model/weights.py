@@ -14,8 +14,11 @@ from torch import Tensor
 
 from krea_model.checkpoint import Checkpoint, check_fit, dtypes_of, metadata_of, shapes_of
 from krea_model.configs import Config
+from krea_model.devices import place
+from krea_model.inputs import check_dtype
 from krea_model.mmdit import MMDiT
 from krea_model.names import to_diffusers
+from krea_model.plain import is_number, is_whole
 from krea_model.quantise import Kind, is_target, pack, prepare
 from krea_model.sizes import diffusers_config
 from krea_model.tensorfiles import write_json, write_stream
@@ -50,7 +53,8 @@ def load(
     quantise: store the linear layers of the blocks in int8 or fp8, each as soon as it is read. A file that `save` wrote
     from a quantised model loads quantised without being asked.
     """
-    checkpoint = Checkpoint(path)
+    check_dtype(dtype)
+    checkpoint, device = Checkpoint(path), place(device)
     model = skeleton(checkpoint, config, quantise)
     state: dict[str, Tensor] = {}
     for name in checkpoint:
@@ -115,6 +119,8 @@ def save_diffusers(
     held is replaced once all is written, so `state` may be a checkpoint of that folder.
     """
     check_for_diffusers(state, config, dtype)
+    if not is_whole(shard_bytes, 1):
+        raise ValueError(f"shard_bytes is {shard_bytes!r}; give the most bytes of one file, such as 10_000_000_000")
     shapes, dtypes = shapes_of(state), dtypes_of(state)
     layout = {name: (dtype or dtypes[name], _diffusers_shape(name, shape)) for name, shape in shapes.items()}
     shards = _shards(layout, shard_bytes)
@@ -152,7 +158,7 @@ def average(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float] | N
     if not states:
         raise ValueError("no states to average; give at least one")
     weights = [1 / len(states)] * len(states) if weights is None else weights
-    if len(weights) != len(states) or abs(sum(weights) - 1) > 1e-6:
+    if len(weights) != len(states) or not all(map(is_number, weights)) or abs(sum(weights) - 1) > 1e-6:
         raise ValueError(f"{len(states)} states with weights {list(weights)}: give one weight each, summing to 1")
     if any(_kind(state) is not None for state in states):
         raise ValueError("a quantised state cannot be averaged; average the bf16 checkpoints and quantise the result")
@@ -173,8 +179,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
 
 
 def _check_storable(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
-    if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"weights in {dtype} hold nothing; save them in bfloat16 or float32, or use `quantise`")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"weights in {dtype!r} hold nothing; save them in bfloat16 or float32, or use `quantise`")
     if not isinstance(state, Checkpoint) and any(tensor.is_meta for tensor in state.values()):
         raise ValueError("blocks of this model are in its file, not in memory; save from a `Checkpoint` of that file")
 
@@ -194,6 +200,7 @@ def _mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 def _kind(state: Mapping[str, Tensor]) -> Kind | None:
+    shapes_of(state)  # an error for what is no state
     if isinstance(state, Checkpoint):
         return state.quantised
     scaled = next((name.removesuffix("_scale") for name in state if name.endswith(".weight_scale")), None)

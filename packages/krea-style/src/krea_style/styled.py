@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from krea_model.inputs import check_batch
 from krea_model.interfaces import Conditioning, Grids, Velocity
 from krea_model.mmdit import MMDiT, image_tokens, interleave, rope_table, timestep_features
 from krea_model.spans import Spans
@@ -97,6 +98,7 @@ class StyledMMDiT(nn.Module):
         if style is None:
             return self.base(x, t, cond, grids)
         base, text = self.base, self.base.text(cond)
+        check_batch(base.config, x, t, cond, grids, text)
         sizes = [h * w for h, w in grids]
         lengths = [n + m for n, m in zip(cond.lengths, sizes, strict=True)]
         spans = Spans.of(lengths, x.device)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from krea_model import kernels
 from krea_model.attention import attend
 from krea_model.configs import Config
+from krea_model.inputs import check_batch
 from krea_model.interfaces import Conditioning, Grids
 from krea_model.mmdit import Attention, Block, LastLayer, MMDiT, Modulation, SwiGLU, TextFusion, timestep_features
 from krea_model.spans import Spans
@@ -178,6 +179,7 @@ class TimeTokens(MMDiT):
 
     def forward(self, x: Tensor, t: Tensor, cond: Conditioning, grids: Grids, text: Tensor | None = None) -> Tensor:
         """As `MMDiT.forward`; `text` is what `text` gives, without the time."""
+        check_batch(self.config, x, t, cond, grids, text)
         text = self.text(cond) if text is None else text
         temb = self.tmlp(timestep_features(t, self.config.tdim).to(text.dtype))
         rows = temb[:, None] + self.times.lin.to(temb.dtype)

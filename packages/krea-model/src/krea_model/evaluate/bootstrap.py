@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from krea_model.inputs import seed_list
+from krea_model.plain import is_whole
+
 __all__ = ["Estimate", "bootstrap", "draws", "mean", "median", "percentile"]
 
 
@@ -35,8 +38,10 @@ def bootstrap(
     groups: the group of each value, from 0 on. Pictures of one prompt are alike, so the prompts are drawn, not the
     pictures; with one picture per prompt it is the same.
     """
-    if not len(values) or len(values) != len(groups):
-        raise ValueError(f"{len(values)} values in {len(groups)} groups; give at least one value, and a group for each")
+    if not len(values) or len(values) != len(groups) or not all(is_whole(group, 0) for group in groups):
+        raise ValueError(
+            f"{len(values)} values in {len(groups)} groups; give at least one value, and a group from 0 on for each"
+        )
     owner = torch.tensor(groups)
     weights = draws(int(owner.max()) + 1, repeats, seed).long()[:, owner]
     found = [statistic(values.repeat_interleave(row)) for row in weights if row.any()]
@@ -45,6 +50,9 @@ def bootstrap(
 
 def draws(count: int, repeats: int, seed: int) -> Tensor:
     """`repeats count`, float64: how often each of `count` things is drawn in `count` draws with replacement."""
+    if not is_whole(repeats, 1):
+        raise ValueError(f"repeats are {repeats!r}; give a whole number of at least 1, 1000 is usual")
+    (seed,) = seed_list([seed], 1)
     chosen = torch.randint(count, (repeats, count), generator=torch.Generator().manual_seed(seed))
     return torch.zeros(repeats, count, dtype=torch.float64).scatter_add_(1, chosen, torch.ones_like(chosen).double())
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from krea_model.evaluate.bootstrap import Estimate, draws, percentile
 from krea_model.evaluate.features import Moments, check
+from krea_model.plain import is_whole
 
 __all__ = ["frechet", "frechet_limit", "kernel_distance", "kernel_estimate", "precision_recall"]
 
@@ -128,6 +129,8 @@ def precision_recall(a: Tensor, b: Tensor, *, neighbours: int = 3) -> tuple[floa
     A picture is among a set if it is no further from one of it than that one's own `neighbours`-th neighbour.
     """
     _pair(a, b)
+    if not is_whole(neighbours, 1):
+        raise ValueError(f"neighbours are {neighbours!r}; give a whole number of at least 1")
     if min(len(a), len(b)) <= neighbours:
         raise ValueError(
             f"{min(len(a), len(b))} pictures have no {neighbours}-th neighbour; give more, or ask for less"

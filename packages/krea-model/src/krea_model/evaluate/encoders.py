@@ -1,7 +1,7 @@
 """Any torch module as an embedder: the pictures' size and colours as it expects them, in batches."""
 
-import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from krea_model.damage import read_object
+from krea_model.devices import place
+from krea_model.plain import is_number, is_whole
 
 __all__ = ["ModuleEmbedder", "Preparation", "preparation"]
 
@@ -60,6 +64,11 @@ class ModuleEmbedder:
     device: str | torch.device = "cpu"
     batch: int = 32
 
+    def __post_init__(self) -> None:
+        place(self.device)
+        if not is_whole(self.batch, 1):
+            raise ValueError(f"batch is {self.batch!r}; give how many pictures to look at together, at least 1")
+
     @torch.no_grad()
     def __call__(self, images: Tensor, /) -> Tensor:
         parts = [self.module(self.prepare(part.to(self.device))) for part in images.split(self.batch)]
@@ -74,20 +83,35 @@ class ModuleEmbedder:
 
 def preparation(file: str | Path) -> Preparation:
     """What a `preprocessor_config.json` asks for; ValueError for what is not done here."""
-    stated: dict[str, Any] = json.loads(Path(file).read_text())
-    size = stated.get("size")
-    size = {"shortest_edge": size} if isinstance(size, int) else size or {}
-    if "shortest_edge" not in size and not {"height", "width"} <= size.keys():
-        raise ValueError(f"{file} has size {size}; only shortest_edge, or height and width, are understood")
+    if not Path(file).is_file():
+        raise ValueError(f"{file} does not exist; give the preprocessor_config.json of the encoder")
+    stated = read_object(Path(file))
+    size: Any = stated.get("size")
+    size = {"shortest_edge": size} if is_whole(size) else size if isinstance(size, dict) else {}
+    single = size.get("shortest_edge") is not None
+    if not single and not {"height", "width"} <= size.keys():
+        raise ValueError(
+            f"{file} has size {stated.get('size')}; only shortest_edge, or height and width, are understood"
+        )
     if stated.get("resample", 3) != 3 and stated.get("do_resize", True):
         raise ValueError(f"{file} asks for Pillow's filter {stated['resample']}; only 3, bicubic, is done here")
-    crop = stated.get("crop_size") if stated.get("do_center_crop") else None
-    crop = crop["height"] if isinstance(crop, dict) else crop
-    mean, std = (stated.get(f"image_{name}", [0.5] * 3) for name in ("mean", "std"))
-    return Preparation(
-        height=size.get("shortest_edge") or size["height"],
-        width=None if "shortest_edge" in size else size["width"],
-        crop=crop,
-        mean=(mean[0], mean[1], mean[2]),
-        std=(std[0], std[1], std[2]),
-    )
+    crops = bool(stated.get("do_center_crop")) and stated.get("crop_size") is not None
+    crop: Any = stated["crop_size"] if crops else None
+    crop = crop.get("height") if isinstance(crop, dict) else crop
+    height: Any = size["shortest_edge" if single else "height"]
+    width: Any = None if single else size["width"]
+    sides = [height, *([] if single else [width]), *([crop] if crops else [])]
+    if not all(is_whole(side, 1) for side in sides) or (crops and crop > min(height, width or height)):
+        raise ValueError(f"{file} has sides {sides}; they must be whole numbers, and a crop no larger than the picture")
+    mean, std = _colours(stated, "image_mean", file), _colours(stated, "image_std", file, above=0)
+    return Preparation(height=height, width=width, crop=crop, mean=mean, std=std)
+
+
+def _colours(
+    stated: Mapping[str, Any], name: str, file: str | Path, above: float = -math.inf
+) -> tuple[float, float, float]:
+    values = stated.get(name, [0.5] * 3)
+    if not isinstance(values, list) or len(values) != 3 or not all(is_number(value, above) for value in values):
+        more = "" if above < 0 else f" above {above:g}"
+        raise ValueError(f"{file} has {name} {values}; it must hold a number{more} for each of the three colours")
+    return values[0], values[1], values[2]

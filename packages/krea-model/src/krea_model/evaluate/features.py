@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from krea_model.evaluate.interfaces import Embedder
+from krea_model.plain import is_whole
 from krea_model.weights import write_tensors
 
 __all__ = ["Features", "Moments", "embed", "gather", "load", "save"]
@@ -39,7 +40,9 @@ class Moments:
         return cls(len(rows), mean, (rows - mean).T @ (rows - mean))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Of the rows of both, without cancellation (Chan, Golub and LeVeque 1983)."""
+        """Of the rows of both, without cancellation (Chan, Golub and LeVeque 1983); ValueError for other widths."""
+        if self.mean.shape != other.mean.shape:
+            raise ValueError(f"features of width {len(self.mean)} and {len(other.mean)}; merge those of one encoder")
         count = self.count + other.count
         step = other.mean - self.mean
         scatter = self.scatter + other.scatter + torch.outer(step, step) * (self.count * other.count / count)
@@ -68,6 +71,9 @@ class Features:
     @classmethod
     def of(cls, rows: Tensor, *, keep: int = 10_000, seed: int = 0, first: int = 0) -> "Features":
         """Of `b f`; `first` is the place of the first row in the whole set."""
+        check(rows)
+        if not is_whole(keep, 1):
+            raise ValueError(f"keep is {keep!r}; give how many rows to keep, at least 1")
         keys = torch.tensor([random.Random(f"{seed}/{first + i}").random() for i in range(len(rows))])
         chosen = keys.double().argsort(stable=True)[:keep]
         return cls(Moments.of(rows), rows[chosen].float(), keys[chosen])
@@ -81,7 +87,12 @@ class Features:
 
 def embed(batches: Iterable[Tensor], embedder: Embedder) -> Tensor:
     """Features of every picture in order, `b f`; each batch is `b 3 H W`, uint8, batches may differ in size."""
-    return torch.cat([embedder(pixels(batch)) for batch in batches])
+    parts = [embedder(pixels(batch)) for batch in batches]
+    if not parts:
+        raise ValueError("no pictures to embed; give at least one batch")
+    found = torch.cat(parts)
+    check(found)
+    return found
 
 
 def gather(
@@ -120,12 +131,16 @@ def load(path: str | Path, label: str) -> Features:
     try:
         with safe_open(path, framework="pt") as file:
             head = json.loads((file.metadata() or {}).get("features", "{}"))
-            if head.get("format") != FORMAT:
+            if not isinstance(head, dict) or head.get("format") != FORMAT:
                 raise ValueError(f"{path} does not hold features of pictures; make it with evaluate.save")
-            if head["label"] != label:
-                raise ValueError(f"{path} holds features of {head['label']!r}, not of {label!r}; gather them anew")
+            if head.get("label") != label:
+                raise ValueError(f"{path} holds features of {head.get('label')!r}, not of {label!r}; gather them anew")
             mean, scatter, kept, keys = (file.get_tensor(name) for name in ("mean", "scatter", "kept", "keys"))
-    except SafetensorError as error:
+        if not is_whole(head.get("count"), 1) or scatter.shape != (len(mean), len(mean)) or len(kept) != len(keys):
+            raise ValueError(f"{path} contradicts itself (pictures, mean, scatter, rows); gather the features anew")
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist; gather the features and save them there") from error
+    except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is truncated or not a safetensors file ({error}); gather the features anew"
         ) from error

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from krea_model.damage import damage_named
+from krea_model.devices import place
 from krea_model.evaluate.encoders import ModuleEmbedder, preparation
+from krea_model.inputs import check_dtype
 
 try:
     from transformers import AutoModel, AutoTokenizer
@@ -86,7 +89,11 @@ def _model(path: str | Path, device: str, dtype: torch.dtype) -> Any:
     for name in ("config.json", "preprocessor_config.json"):
         if not Path(path, name).is_file():
             raise ValueError(f"{path} has no {name}; give the folder of a transformers vision model")
-    return AutoModel.from_pretrained(path, dtype=dtype, use_safetensors=True).to(device).eval()
+    check_dtype(dtype)
+    found = place(device)
+    with damage_named(Path(path), "encoder"):
+        model = AutoModel.from_pretrained(path, dtype=dtype, use_safetensors=True)
+    return model.to(found).eval()
 
 
 def _pooled(out: Any) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from krea_model.evaluate.features import check
+from krea_model.plain import is_whole
 
 __all__ = ["Places", "diversity", "retrieval_rank", "vendi"]
 
@@ -43,7 +44,8 @@ def retrieval_rank(images: Tensor, texts: Tensor, own: Sequence[int]) -> Places:
     """
     check(images)
     check(texts)
-    if len(own) != len(images) or images.shape[1] != texts.shape[1] or not 0 <= min(own) <= max(own) < len(texts):
+    fit = len(own) == len(images) and all(is_whole(row, 0) and row < len(texts) for row in own)
+    if not fit or images.shape[1] != texts.shape[1]:
         raise ValueError(
             f"pictures {tuple(images.shape)}, prompts {tuple(texts.shape)} and {len(own)} places of own prompts do not "
             "fit; give one row of the prompts for each picture, in one space"

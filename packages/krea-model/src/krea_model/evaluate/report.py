@@ -13,6 +13,7 @@ from krea_model.evaluate.distances import frechet, frechet_limit, kernel_estimat
 from krea_model.evaluate.features import Features, embed
 from krea_model.evaluate.interfaces import Embedder, Joint
 from krea_model.evaluate.prompts import diversity, retrieval_rank, vendi
+from krea_model.inputs import seed_list
 
 __all__ = ["Distances", "Diversity", "Encoders", "Ranks", "Report", "evaluate"]
 
@@ -111,6 +112,9 @@ def evaluate(
     diversity. reference: by name of a vision encoder, from `features.gather`; encoders without one are only used for
     diversity. Ranks are among the different prompts.
     """
+    if isinstance(prompts, str) or isinstance(images, Tensor) or not all(isinstance(one, str) for one in prompts):
+        raise ValueError("pictures or prompts that are no lists; give batches of pictures, and a list of strings")
+    (seed,) = seed_list([seed], 1)
     count = sum(len(batch) for batch in images)
     if not count or count != len(prompts):
         raise ValueError(
