@@ -13,14 +13,32 @@ from typer.testing import CliRunner
 FLAGS = {
     "fetch-demo": {"--set", "--side-px", "--cache"},
     "ingest": {"--home", "--dsn"},
-    "run": {"--task", "--workers", "--until-idle", "--home", "--dsn", "--leash"},
+    "run": {
+        *("--task", "--workers", "--until-idle", "--batch", "--lease", "--isolate", "--memory", "--timeout"),
+        *("--home", "--dsn", "--leash"),
+    },
     "status": {"--home", "--dsn", "--live"},
     "funnel": {"--home", "--dsn"},
     "dedup": {"--home", "--dsn"},
     "export": {"--seed", "--per-shard", "--home", "--dsn"},
-    "krablet up": {"--home", "--shards"},
-    "krablet status": {"--home"},
-    "krablet psql": {"--home", "--shard"},
+    "krablet up": {"--home", "--shards", "--http"},
+    "krablet status": {"--home", "--dsn"},
+    "krablet psql": {"--home", "--dsn", "--shard"},
+    "krablet add-shard": {"--home", "--dsn"},
+    "krablet move": {"--to", "--cancel", "--home", "--dsn"},
+    "krablet check": {"--quick", "--repair", "--home", "--dsn"},
+    "krablet dump": {"--home", "--dsn"},
+    "krablet restore": {"--shards", "--home", "--dsn"},
+    "krablet pause": {"--shard", "--home", "--dsn"},
+    "krablet resume": {"--shard", "--home", "--dsn"},
+    "krablet metrics": {"--http", "--home", "--dsn"},
+    "krablet serve": {
+        *("--listen", "--funnel", "--http", "--tokens", "--tls-cert", "--tls-key", "--spool", "--drain"),
+        *("--home", "--dsn"),
+    },
+    "krablet token add": {"--scope", "--home", "--tokens"},
+    "krablet token list": {"--home", "--tokens"},
+    "krablet token revoke": {"--home", "--tokens"},
 }
 
 

@@ -1,11 +1,12 @@
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import pytest
 from krea_data.memory import MemoryTable
-from krea_data.rows import Result, Row
+from krea_data.rows import Claim, Result, Row
 from krea_data.testing import CrashingTask, FakeTask, rows
 from krea_data.worker import Progress, run
 
@@ -64,6 +65,29 @@ def test_a_wrong_answer_is_an_error_of_the_row(answer, words: str) -> None:
     run(table, [Wrong()], worker="w")
     assert len(table.dead("fake")) == 3
     assert words in table.dead("fake")[0].error
+
+
+def test_a_value_of_the_wrong_type_is_an_error_of_its_row() -> None:
+    class Typed(FakeTask):
+        columns: ClassVar = {"score": float}
+
+        def __call__(self, rows: Sequence[Row]) -> Sequence[Result]:
+            return [Result(value={"score": "high" if row.id == "synthetic/00001" else 0.5}) for row in rows]
+
+    table = MemoryTable(rows(4), max_attempts=1)
+    assert run(table, [Typed()], worker="w")["fake"].kept == 3
+    assert [(dead.id, "score" in dead.error) for dead in table.dead("fake")] == [("synthetic/00001", True)]
+
+
+def test_a_failing_table_gets_back_what_nobody_works_on() -> None:
+    class Broken(MemoryTable):
+        def complete(self, task: str, results: Mapping[Claim, Result]) -> int:
+            raise ConnectionError("gone")
+
+    table = Broken(rows(30))
+    with pytest.raises(ConnectionError):
+        run(table, [FakeTask()], worker="w", batch=10)
+    assert table.due("fake") == 30
 
 
 def test_answers_after_the_lease_are_counted_as_lost() -> None:

@@ -1,8 +1,6 @@
 """The command line of krea-curate: flags in, tables and sentences out. What they do is in `compose`."""
 
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,14 +14,16 @@ from krea_data.demo import DEFAULT_SETS, SETS
 from krea_data.demo import corpus as demo_corpus
 from krea_data.demo import rows as corpus_rows
 from krea_data.krablet import Krablet
-from krea_data.krablet.binaries import programs
 from krea_data.shards import Settings
 from rich.console import Console
 from rich.live import Live
 
-from krea_curator import compose, tables
+from krea_curator import compose, krablet_cli, tables
 from krea_curator.compose import ORDER, Home
 from krea_curator.curation import curate
+from krea_curator.effort import ISOLATED, LEASE_S, MEMORY_MIB, NONE, TIMEOUT_S, Effort
+from krea_curator.interrupt import sigterm_as_ctrl_c
+from krea_curator.options import HOME, Dsns, HomeFlag
 from krea_curator.terminal import bars, note, plain_errors, progress
 
 __all__ = ["app"]
@@ -47,17 +47,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-krablet = typer.Typer(help="The embedded PostgreSQL of a home.", no_args_is_help=True)
-app.add_typer(krablet, name="krablet")
-
-HomeFlag = Annotated[Path, typer.Option("--home", help="Folder of this curation: pictures, database, recipe.json.")]
-Dsns = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--dsn", help="A shard of a PostgreSQL cluster, in order; may be repeated. Without it, an embedded one."
-    ),
-]
-HOME = Path("runs/curation")
+app.add_typer(krablet_cli.app, name="krablet")
 
 
 @app.command("fetch-demo")
@@ -101,6 +91,19 @@ def run(
     task: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(ORDER)}; may be repeated.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = os.cpu_count() or 1,
     until_idle: Annotated[bool, typer.Option("--until-idle", help="End when nothing is left to do.")] = False,
+    batch: Annotated[
+        list[str] | None,
+        typer.Option(help="Rows at once, 100 unless given; for one task as caption=16. May be repeated."),
+    ] = None,
+    lease: Annotated[
+        float, typer.Option(help="Seconds after which the rows of a worker that died go to others.")
+    ] = LEASE_S,
+    isolate: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Run this task where a picture may kill it; {', '.join(ISOLATED)} unless given, or {NONE}."),
+    ] = None,
+    memory: Annotated[int, typer.Option(help="MiB that an isolated task may take.")] = MEMORY_MIB,
+    timeout: Annotated[float, typer.Option(help="Seconds for a picture in an isolated task.")] = TIMEOUT_S,
     home: HomeFlag = HOME,
     dsn: Dsns = None,
     leash: Annotated[bool, typer.Option("--leash", hidden=True)] = False,
@@ -108,15 +111,18 @@ def run(
     """Run tasks on all rows with several worker processes. Ctrl-C ends after the batches in hand, twice at once."""
     names = task or []
     with plain_errors():
+        isolated = ISOLATED if isolate is None else tuple(isolate)
+        effort = Effort(batch=tuple(batch or ()), lease_s=lease, isolate=isolated, memory_mib=memory, timeout_s=timeout)
         if leash:
-            compose.work(Home(folder=home), dsn or [], names, until_idle=until_idle, stop=_end_of_input())
+            compose.work(Home(folder=home), dsn or [], names, effort, until_idle=until_idle, stop=_end_of_input())
             return
-        with _table(home, dsn) as (table, where), _sigterm_as_ctrl_c(), progress() as shown:
+        with _table(home, dsn) as (table, where), sigterm_as_ctrl_c(), progress() as shown:
             whole = curate(
                 table,
                 where,
                 names=names,
                 workers=workers,
+                effort=effort,
                 until_idle=until_idle,
                 on_standing=bars(shown),
                 on_drain=lambda: note("finishing the batches in hand; Ctrl-C again stops at once"),
@@ -186,46 +192,6 @@ def export(
         print(f"{pictures} pictures in {out}")
 
 
-@krablet.command("up")
-def krablet_up(
-    home: HomeFlag = HOME,
-    shards: Annotated[int | None, typer.Option(help="Databases of a new krablet; 2 unless given.")] = None,
-) -> None:
-    """Run the embedded databases until Ctrl-C, and print their DSNs."""
-    with plain_errors(), _sigterm_as_ctrl_c(), compose.dsns(Home(folder=home), shards=shards) as addresses:
-        print("\n".join(addresses), flush=True)
-        note("up; Ctrl-C ends")
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            note("stopping, unless somebody else uses them")
-
-
-@krablet.command("status")
-def krablet_status(home: HomeFlag = HOME) -> None:
-    """Say whether the embedded databases run, and how many rows and bytes each holds."""
-    with plain_errors():
-        running = compose.running(Home(folder=home))
-        print("running" if running else "not running; asking them means starting them for a moment")
-        with _table(home, None) as (table, _):
-            for line in compose.sizes(table):
-                print(line)
-
-
-@krablet.command("psql", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def krablet_psql(
-    context: typer.Context,
-    home: HomeFlag = HOME,
-    shard: Annotated[int, typer.Option(help="Which of the databases, from 0.")] = 0,
-) -> None:
-    """Open psql on one of the embedded databases; what follows the flags is handed to it."""
-    with plain_errors(), compose.dsns(Home(folder=home)) as addresses:
-        if not 0 <= shard < len(addresses):
-            raise ValueError(f"no shard {shard}; there are 0 to {len(addresses) - 1}")
-        code = subprocess.run([programs() / "psql", addresses[shard], *context.args], check=False).returncode
-    raise typer.Exit(code)
-
-
 @contextmanager
 def _table(home: Path, dsn: Sequence[str] | None) -> Iterator[tuple[Krablet, Home]]:
     where = Home(folder=home)
@@ -235,7 +201,7 @@ def _table(home: Path, dsn: Sequence[str] | None) -> Iterator[tuple[Krablet, Hom
 
 def _end_of_input() -> threading.Event:
     """Set when standard input ends: the pool has let go, or is gone. In that case nobody would end a worker that hangs,
-    so it ends itself when its leases have run out anyway.
+    so it ends itself after a while.
     """
     ended, pool = threading.Event(), os.getppid()
 
@@ -244,20 +210,8 @@ def _end_of_input() -> threading.Event:
             pass
         ended.set()
         if os.getppid() != pool:
-            time.sleep(compose.LEASE_S)
+            time.sleep(compose.GRACE_S)
             os._exit(1)
 
     threading.Thread(target=read, daemon=True).start()
     return ended
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

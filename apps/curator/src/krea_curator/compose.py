@@ -24,11 +24,12 @@ from krea_data.tasks import Caption, Complexity, Decode, Dedup, Flat, Hash, Lice
 from krea_infra.telemetry import json_lines
 
 from krea_curator import recipe as recipes
+from krea_curator.effort import ORDER, Effort
 from krea_curator.recipe import Recipe
 from krea_curator.standing import Standing
 
 __all__ = [
-    "LEASE_S",
+    "GRACE_S",
     "ORDER",
     "Home",
     "chosen",
@@ -47,11 +48,8 @@ __all__ = [
     "worker_command",
 ]
 
-ORDER = ("licence", "decode", "flat", "complexity", "hash", "dedup", "caption")
-"""The tasks in the order in which a row meets them; `dedup` looks at all rows at once, the others at one by one."""
-
 SHARDS = 2  # of a new embedded krablet
-LEASE_S = 300.0  # longer than any batch takes
+GRACE_S = 300.0  # for the batch in hand of a worker whose pool is gone
 OnRows = Callable[[int, int], None]
 """Called with what is done so far and how much there is."""
 
@@ -222,20 +220,34 @@ def worker_command(
     workers: int | None = None,
     until_idle: bool = True,
     leash: bool = False,
+    more: Sequence[str] = (),
 ) -> list[str]:
-    """The command of a pool of workers, or with `leash` of a single one that ends with its standard input."""
+    """The command of a pool of workers, or with `leash` of a single one that ends with its standard input.
+
+    `more` are flags for it, such as those of an `Effort`.
+    """
     command = [sys.executable, "-m", "krea_curator", "run", "--home", str(home)]
     for flag, values in (("--dsn", given), ("--task", names)):
         command += [word for value in values for word in (flag, value)]
     command += ["--workers", str(workers)] if workers is not None else []
-    return command + ["--until-idle"] * until_idle + ["--leash"] * leash
+    return command + ["--until-idle"] * until_idle + ["--leash"] * leash + list(more)
 
 
-def work(home: Home, given: Sequence[str], names: Sequence[str], *, until_idle: bool, stop: threading.Event) -> None:
+def work(
+    home: Home, given: Sequence[str], names: Sequence[str], effort: Effort, *, until_idle: bool, stop: threading.Event
+) -> None:
     """Be one worker until nothing is left, or until `stop`."""
     with Krablet(given) as table, _name(home, table) as name:
-        todo = per_row(chosen(names, home.blobs, home.recipe))
-        worker.run(table, todo, worker=name, lease_s=LEASE_S, until_idle=until_idle, stop=stop)
+        worker.run(
+            table,
+            per_row(chosen(names, home.blobs, home.recipe)),
+            worker=name,
+            batch=effort.rows,
+            lease_s=effort.lease_s,
+            limits=effort.limits,
+            until_idle=until_idle,
+            stop=stop,
+        )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from krea_data.krablet import Krablet
 
 from krea_curator.compose import Home, chosen, dedup, per_row, telemetry, worker_command
+from krea_curator.effort import Effort
 from krea_curator.pool import Pool, watch
 from krea_curator.standing import Standing, standing
 
@@ -19,6 +20,7 @@ def curate(
     *,
     names: Sequence[str] = (),
     workers: int = 1,
+    effort: Effort | None = None,
     until_idle: bool = True,
     on_standing: OnStanding = lambda standings: None,
     on_drain: Callable[[], None] = lambda: None,
@@ -30,6 +32,7 @@ def curate(
     where every task stands, and the home's progress.jsonl gets a line.
     """
     todo = chosen(names, home.blobs, home.recipe)
+    more = (effort or Effort()).words
     note = telemetry(home)
 
     def look() -> int:
@@ -39,7 +42,7 @@ def curate(
         return sum(one.done + one.dead for one in standings)
 
     while True:
-        command = worker_command(home.folder, table.dsns, names=names, until_idle=until_idle, leash=True)
+        command = worker_command(home.folder, table.dsns, names=names, until_idle=until_idle, leash=True, more=more)
         if per_row(todo):
             with Pool(command, workers, home.workers) as pool:
                 if not watch(pool, look, on_drain):

@@ -1,10 +1,10 @@
-"""Ctrl-C while modules are imported."""
+"""Ctrl-C while modules are imported, and SIGTERM as Ctrl-C."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["at_once"]
+__all__ = ["at_once", "sigterm_as_ctrl_c"]
 
 
 @contextmanager
@@ -15,3 +15,17 @@ def at_once() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Inside, SIGTERM raises KeyboardInterrupt."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -8,9 +8,20 @@ from typing import Any
 
 from krea_data.rows import Result, Row
 
-__all__ = ["check_limit", "check_name", "check_row", "dag_order", "json_text", "result_text"]
+__all__ = [
+    "check_lease",
+    "check_limit",
+    "check_name",
+    "check_priority",
+    "check_row",
+    "dag_order",
+    "json_text",
+    "result_text",
+]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_PRIORITIES = 9
+_JSON = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 _ID_BYTES = 1024  # an index entry of PostgreSQL holds about 2,700
 
 
@@ -27,14 +38,27 @@ def check_limit(limit: int, lease_s: float) -> None:
     """ValueError unless a claim asks for at least one row and for a lease that lasts."""
     if limit < 1:
         raise ValueError(f"limit {limit} is below 1; ask for at least one row")
+    check_lease(lease_s)
+
+
+def check_lease(lease_s: float) -> None:
+    """ValueError unless a lease lasts."""
     if not 0 < lease_s < 1e7:
         raise ValueError(f"lease_s {lease_s} is not between 0 and 10,000,000 seconds; use about twice a batch's time")
 
 
+def check_priority(priority: int) -> None:
+    """ValueError unless this is a priority: each one in use costs every claim a look, so there are only a few."""
+    if type(priority) is not int or not -_PRIORITIES <= priority <= _PRIORITIES:
+        raise ValueError(f"priority {priority!r} is no whole number from -{_PRIORITIES} to {_PRIORITIES}; 0 is usual")
+
+
 def json_text(value: Mapping[str, Any], what: str) -> str:
     """The value as JSON text that PostgreSQL takes too, or ValueError saying what is wrong with `what`."""
+    if not value:
+        return "{}"
     try:
-        text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text = _JSON.encode(dict(value))
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{what} cannot be stored as JSON ({error}); use numbers, strings, lists and dicts") from error

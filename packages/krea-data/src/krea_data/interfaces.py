@@ -1,11 +1,11 @@
 """The shapes that curation asks of its surroundings; each has a fake and a real implementation."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from krea_data.rows import Claim, Result, Row
 
-__all__ = ["Blobs", "Queues", "Table", "Task", "WorkTable"]
+__all__ = ["Blobs", "Controls", "Queues", "Table", "Task", "TypedTask", "WorkTable"]
 
 
 class Task(Protocol):
@@ -23,6 +23,24 @@ class Task(Protocol):
     def __call__(self, rows: Sequence[Row]) -> Sequence[Result]:
         """Work on a batch, one result per row in order; raising fails the whole batch, which is then bisected."""
         ...
+
+
+class TypedTask(Task, Protocol):
+    """A task that says more about itself. Each of these attributes may also stand alone in a `Task`.
+
+    `columns` are the types (int, float, str, bool) of fields of its value: values of another type are refused, and the
+    krablet keeps these fields in typed columns. `indexed` are those of them with an index over the rows that were kept.
+    `reads` are the tasks whose results its rows bring along, None for all: fewer make a faster claim.
+    """
+
+    @property
+    def columns(self) -> Mapping[str, type]: ...
+
+    @property
+    def indexed(self) -> tuple[str, ...]: ...
+
+    @property
+    def reads(self) -> tuple[str, ...] | None: ...
 
 
 class Table(Protocol):
@@ -62,6 +80,30 @@ class Queues(Protocol):
 
     def release(self, worker: str, *, crashed: bool = False) -> int:
         """End every lease of this worker, as if never claimed, or as lost in a crash; return how many."""
+        ...
+
+
+class Controls(Protocol):
+    """What an operator, an autoscaler or a worker with long batches asks of the queues."""
+
+    def extend(self, task: str, claims: Iterable[Claim], lease_s: float) -> int:
+        """Let claims that are still held last `lease_s` from now, if that is longer; return how many are held."""
+        ...
+
+    def pause(self, task: str) -> None:
+        """Give no more claims of this task until `resume`; rows keep arriving, leases go on to their ends."""
+        ...
+
+    def resume(self, task: str) -> None:
+        """Undo `pause`."""
+        ...
+
+    def prioritise(self, task: str, ids: Iterable[str], priority: int) -> int:
+        """Let these queued rows be claimed before all of a lower priority (0 is usual, -9 to 9); return how many."""
+        ...
+
+    def backlog(self, task: str) -> int:
+        """About `pending`, cheaply: exact up to 10,000 rows, estimated beyond."""
         ...
 
 

@@ -12,11 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from krea_data.checks import check_limit, check_name, check_row, dag_order, result_text
+from krea_data.checks import check_lease, check_limit, check_name, check_priority, check_row, dag_order
+from krea_data.columns import task_columns, task_indexed, typed_text
 from krea_data.interfaces import Task
 from krea_data.rows import Claim, Dead, Result, Row, Stats
 
 __all__ = ["MemoryTable", "allowance"]
+
+_LONGEST_WAIT_S = 3600.0  # for another attempt
 
 
 def allowance(limit: int, crashes: int, last: bool) -> int:
@@ -37,6 +40,7 @@ class _Entry:
     due_at: float = float("-inf")
     attempts: int = 0
     crashes: int = 0
+    priority: int = 0
     token: int | None = None
     worker: str = ""
     error: str = ""
@@ -49,7 +53,7 @@ class MemoryTable:
         self,
         rows: Iterable[Row] = (),
         *,
-        max_attempts: int = 5,
+        max_attempts: int | None = 5,
         retry_s: float = 0.1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -60,6 +64,8 @@ class MemoryTable:
         self._rows: dict[str, Row] = {}
         self._results: dict[str, dict[str, Result]] = {}
         self._after: dict[str, tuple[str, ...]] = {}
+        self._columns: dict[str, dict[str, str]] = {}
+        self._paused: set[str] = set()
         self._queues: dict[str, dict[str, _Entry]] = {}
         self._dead: dict[str, dict[str, Dead]] = {}
         self._token = 0
@@ -76,39 +82,47 @@ class MemoryTable:
             return len(self._rows) - before
 
     def register(self, tasks: Sequence[Task]) -> None:
-        """Make the tasks and their `after` known, or ValueError for a bad name or a circle."""
+        """Make the tasks, their `after` and their columns known, or ValueError for a bad name or a circle."""
         new = {check_name(task.name): tuple(map(check_name, task.after)) for task in tasks}
+        columns = {task.name: task_columns(task) for task in tasks if task_indexed(task) or task_columns(task)}
         with self._lock:
             dag_order({**self._after, **new})
             self._after.update(new)
+            for name, typed in columns.items():
+                self._columns[name] = {**self._columns.get(name, {}), **typed}
 
     def claim(self, task: Task, worker: str, limit: int, lease_s: float) -> list[Claim]:
         """Lease up to `limit` due rows; an empty answer means none now, `pending` tells whether some come later."""
         check_limit(limit, lease_s)
         with self._lock:
             self.register([task])
+            if task.name in self._paused:
+                return []
             now = self._clock()
-            queue = [(entry.due_at, entry.order, row_id) for row_id, entry in self._entries(task.name).items()]
+            queue = [
+                (-entry.priority, entry.due_at, entry.order, row_id) for row_id, entry in self._due(task.name, now)
+            ]
             self._token += 1
             claims: list[Claim] = []
             room = limit
-            for due_at, _, row_id in sorted(queue)[:limit]:
+            for *_, row_id in sorted(queue)[:limit]:
                 entry = self._queues[task.name][row_id]
-                if due_at > now or self._buried(task.name, row_id, entry):
+                if self._buried(task.name, row_id, entry):
                     continue
                 crashes = entry.crashes + (entry.token is not None)
-                room = min(room, allowance(limit, crashes, entry.attempts + 1 >= self.max_attempts))
+                room = min(room, allowance(limit, crashes, self._spent(entry.attempts + 1)))
                 if len(claims) >= room:
                     break
                 entry.crashes, entry.attempts, entry.due_at = crashes, entry.attempts + 1, now + lease_s
                 entry.token, entry.worker = self._token, worker
-                claims.append(Claim(row=self._row(row_id), token=self._token, id=row_id, attempt=entry.attempts))
+                row = self._row(row_id, getattr(task, "reads", None))
+                claims.append(Claim(row=row, token=self._token, id=row_id, attempt=entry.attempts))
             return claims
 
     def complete(self, task: str, results: Mapping[Claim, Result]) -> int:
         """Store the results whose claims are still held and return how many these are, or ValueError and nothing."""
-        checked = {claim: _normal(result, task, claim.id) for claim, result in results.items()}
         with self._lock:
+            checked = {claim: self._normal(result, task, claim.id) for claim, result in results.items()}
             held = {claim.id: result for claim, result in checked.items() if self._held(task, claim)}
             self._store(task, held)
             return len(held)
@@ -119,14 +133,14 @@ class MemoryTable:
             if self._held(task, claim):
                 entry = self._queues[task][claim.id]
                 entry.token, entry.error = None, error
-                entry.due_at = self._clock() + self.retry_s * 2**entry.attempts
+                entry.due_at = self._clock() + min(self.retry_s * 2 ** min(entry.attempts, 60), _LONGEST_WAIT_S)
                 self._buried(task, claim.id, entry)
 
     def put(self, task: str, results: Mapping[str, Result]) -> None:
         """Store results by row id; ValueError names ids that are not in the table, after storing the others."""
         check_name(task)
-        checked = {row_id: _normal(result, task, row_id) for row_id, result in results.items()}
         with self._lock:
+            checked = {row_id: self._normal(result, task, row_id) for row_id, result in results.items()}
             unknown = sorted(checked.keys() - self._rows.keys())
             self._store(task, {row_id: checked[row_id] for row_id in checked if row_id in self._rows})
         if unknown:
@@ -147,8 +161,48 @@ class MemoryTable:
     def due(self, task: str) -> int:
         """Rows that could be claimed now."""
         with self._lock:
-            now = self._clock()
-            return sum(entry.due_at <= now for entry in self._entries(task).values())
+            return len(self._due(task, self._clock()))
+
+    def backlog(self, task: str) -> int:
+        """About `pending`, for autoscaling; here exactly."""
+        return self.pending(task)
+
+    def pause(self, task: str) -> None:
+        """Give no more claims of this task until `resume`; rows keep arriving."""
+        with self._lock:
+            if task not in self._after:
+                raise ValueError(f"there is no queue of a task {task!r}; register the task first, or look at its name")
+            self._paused.add(task)
+
+    def resume(self, task: str) -> None:
+        """Undo `pause`."""
+        with self._lock:
+            if task not in self._after:
+                raise ValueError(f"there is no queue of a task {task!r}; register the task first, or look at its name")
+            self._paused.discard(task)
+
+    def prioritise(self, task: str, ids: Iterable[str], priority: int) -> int:
+        """Let these queued rows be claimed before all of a lower priority; return for how many it is another one."""
+        check_priority(priority)
+        with self._lock:
+            now, queue = self._clock(), self._entries(task)
+            changed = [queue[row_id] for row_id in set(ids) & queue.keys() if queue[row_id].priority != priority]
+            for entry in changed:
+                entry.priority = priority
+                if entry.due_at <= now:
+                    entry.due_at = now  # the end of the new band
+            return len(changed)
+
+    def extend(self, task: str, claims: Iterable[Claim], lease_s: float) -> int:
+        """Let claims that are still held last `lease_s` from now, if that is longer; return how many are held."""
+        check_lease(lease_s)
+        with self._lock:
+            end = self._clock() + lease_s
+            held = {claim.id for claim in claims if self._held(task, claim)}
+            for row_id in held:
+                entry = self._queues[task][row_id]
+                entry.due_at = max(entry.due_at, end)
+            return len(held)
 
     def release(self, worker: str, *, crashed: bool = False) -> int:
         """End every lease of this worker, as if never claimed, or as lost in a crash; return how many."""
@@ -192,9 +246,10 @@ class MemoryTable:
             dead=len(self._dead.get(task, {})),
         )
 
-    def _row(self, row_id: str) -> Row:
-        row = self._rows[row_id]
-        return Row(id=row.id, blob=row.blob, meta=row.meta, results=dict(self._results[row_id]))
+    def _row(self, row_id: str, reads: Sequence[str] | None = None) -> Row:
+        row, found = self._rows[row_id], self._results[row_id]
+        results = {name: result for name, result in found.items() if reads is None or name in reads}
+        return Row(id=row.id, blob=row.blob, meta=row.meta, results=results)
 
     def _is_due(self, task: str, row_id: str) -> bool:
         results = self._results[row_id]
@@ -211,13 +266,20 @@ class MemoryTable:
             queue[row_id] = _Entry(order=len(self._rows) + len(queue))
         return queue
 
+    def _due(self, task: str, now: float) -> list[tuple[str, _Entry]]:
+        """The rows that could be claimed, with their places."""
+        return [(row_id, entry) for row_id, entry in self._entries(task).items() if entry.due_at <= now]
+
     def _held(self, task: str, claim: Claim) -> bool:
         entry = self._entries(task).get(claim.id)
         return entry is not None and entry.token == claim.token
 
+    def _spent(self, attempts: int) -> bool:
+        return self.max_attempts is not None and attempts >= self.max_attempts
+
     def _buried(self, task: str, row_id: str, entry: _Entry) -> bool:
         """Set the row aside if it has no attempt left."""
-        if entry.attempts < self.max_attempts:
+        if not self._spent(entry.attempts):
             return False
         error = entry.error if entry.token is None else f"its worker {entry.worker} vanished"
         self._dead.setdefault(task, {})[row_id] = Dead(id=row_id, error=error, attempts=entry.attempts)
@@ -232,7 +294,7 @@ class MemoryTable:
         for name in [task, *(name for name, after in self._after.items() if task in after)]:
             self._entries(name)  # ends the leases of rows that are no longer due
 
-
-def _normal(result: Result, task: str, row_id: str) -> Result:
-    """The result as it would come back from JSON, so that both tables answer alike."""
-    return Result(value=json.loads(result_text(result, task, row_id)), drop=result.drop)
+    def _normal(self, result: Result, task: str, row_id: str) -> Result:
+        """The result as it would come back from JSON, so that both tables answer alike."""
+        text = typed_text(result, task, row_id, self._columns.get(task, {}))
+        return Result(value=json.loads(text), drop=result.drop)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from krea_data.krablet import Krablet, up
+from krea_data.krablet import move as moves
 from krea_data.rows import Result, Row
 from krea_data.testing import FakeTask, rows
 from krea_data.worker import run
@@ -41,8 +42,15 @@ def use(root: str, shards: int, seconds: float) -> None:
         time.sleep(seconds)
 
 
+def move(dsns: list[str], slots: list[int], to: int) -> None:
+    """Move slots, saying so before."""
+    with Krablet(dsns, patience_s=20.0) as table:
+        print("ready", flush=True)  # noqa: T201 - the test reads it
+        moves.move(table, slots, to, page_rows=5)
+
+
 def main(what: str, arguments: dict[str, Any]) -> None:
-    {"claim": claim, "work": work, "use": use}[what](**arguments)
+    {"claim": claim, "work": work, "use": use, "move": move}[what](**arguments)
 
 
 if __name__ == "__main__":

@@ -45,14 +45,14 @@ def test_dead_entries_below_the_floor_are_not_walked_over(new_dsns: Callable[[in
             claims = krablet.claim(task, "w", 50, 60.0)
             krablet.complete("fake", dict.fromkeys(claims, Result()))
         floor = krablet._floors[0, "fake"]
-        assert 3 * blocks_read(dsn, floor.at, floor.n) < blocks_read(dsn, "-infinity", 0)
+        assert 3 * blocks_read(dsn, *floor.places[0]) < blocks_read(dsn, "-infinity", 0)
 
 
 def blocks_read(dsn: str, at: object, n: int) -> int:
     """How many blocks it takes to find the first free row from here on."""
     statement = """
     explain (analyze, buffers, format json) select n from queue_fake
-    where run_at <= now() and (run_at, n) >= (%s::timestamptz, %s) order by run_at, n limit 1"""
+    where priority = 0 and run_at <= now() and (run_at, n) >= (%s::timestamptz, %s) order by run_at, n limit 1"""
     with psycopg.connect(dsn) as connection:
         connection.execute("set enable_seqscan = off")
         connection.execute("set enable_sort = off")

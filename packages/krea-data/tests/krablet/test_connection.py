@@ -1,10 +1,11 @@
+import contextlib
 import os
 from collections.abc import Callable
 
 import psycopg
 import pytest
 from krea_data.krablet import Krablet, ShardDown
-from krea_data.krablet.connection import Shard, passing
+from krea_data.krablet.connection import Shard, make_conninfo, passing
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,38 @@ def test_bad_arguments_are_named() -> None:
         Krablet(["nonsense"])
     with pytest.raises(ValueError, match="max_attempts 0"):
         Krablet(["dbname=x"], max_attempts=0)
+
+
+def test_a_full_disk_is_named() -> None:
+    def full(_: psycopg.Connection) -> None:
+        raise psycopg.errors.DiskFull(
+            "could not extend file base/5: No space left on device\nHINT: Check free disk space."
+        )
+
+    shard = Shard(3, "dbname=x", patience_s=0.0)
+    shard.connection = lambda _: contextlib.nullcontext()  # type: ignore[method-assign, assignment]
+    with pytest.raises(
+        ShardDown, match=r"^shard 3 \(dbname=x\) has a full disk: could not .* device; make room there$"
+    ):
+        shard.attempt(full)
+
+
+@pytest.mark.postgres
+def test_a_dsn_that_does_not_work_is_named(new_dsns: Callable[[int], list[str]]) -> None:
+    wrong = make_conninfo(new_dsns(1)[0], dbname="nothing", password="secret")
+    with pytest.raises(ValueError, match=r'DSN of shard 0 .* database "nothing" does not exist; correct it$') as caught:
+        Krablet([wrong])
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.postgres
+def test_too_many_connections_are_named(new_dsns: Callable[[int], list[str]]) -> None:
+    dsn = new_dsns(1)[0]
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("create role crowded login connection limit 0")
+        with pytest.raises(ShardDown, match=r"has no connection left: .*; end some of its clients, or raise its max_"):
+            Krablet([make_conninfo(dsn, user="crowded")])
+        connection.execute("drop role crowded")
 
 
 @pytest.mark.postgres

@@ -201,7 +201,7 @@ def test_what_only_the_server_refuses_is_named_and_the_rest_is_stored(new_dsns: 
         krablet.declare_results("score")
         batch = {("score", row.id): ("{}", None) for row in rows(20)}
         batch["score", "synthetic/00007"] = ("{no json", None)
-        refused = krablet._funnel(0).submit(batch).result(20)
+        refused = krablet._puts._funnel(0).submit(batch).result(20)
         assert list(refused) == [("score", "synthetic/00007")]
         assert isinstance(refused["score", "synthetic/00007"], psycopg.DataError)
         assert len(list(krablet.scan(kept_by=["score"]))) == 19

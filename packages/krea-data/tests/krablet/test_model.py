@@ -32,6 +32,9 @@ STEPS = st.lists(
         st.tuples(st.just("release"), st.sampled_from(["w", "v"]), st.booleans()),
         st.tuples(st.just("revive"), st.sampled_from("abcde")),
         st.tuples(st.just("elapse")),
+        st.tuples(st.just("pause"), st.sampled_from("ac"), st.booleans()),
+        st.tuples(st.just("prioritise"), st.sampled_from("abe"), st.sampled_from(IDS), st.integers(-2, 2)),
+        st.tuples(st.just("extend"), st.integers(0, 30), st.sampled_from([1.0, FOREVER_S, 3 * FOREVER_S])),
     ),
     max_size=25,
 )
@@ -86,6 +89,19 @@ class Pair:
     def revive(self, task: str) -> None:
         assert self.memory.revive(task) == self.krablet.revive(task)
 
+    def pause(self, task: str, pause: bool) -> None:
+        for table in (self.memory, self.krablet):
+            table.pause(task) if pause else table.resume(task)
+
+    def prioritise(self, task: str, row_id: str, priority: int) -> None:
+        changed = [table.prioritise(task, [row_id], priority) for table in (self.memory, self.krablet)]
+        assert changed[0] == changed[1]
+
+    def extend(self, number: int, lease_s: float) -> None:
+        if self.held:
+            task, mine, theirs = self.held[number % len(self.held)]
+            assert self.memory.extend(task, [mine], lease_s) == self.krablet.extend(task, [theirs], lease_s)
+
     def elapse(self) -> None:
         self.now_s += FOREVER_S
         statement = sql.SQL("update {} set run_at = run_at - interval '3000 s'")
@@ -100,6 +116,7 @@ class Pair:
             assert self.memory.dead(task) == self.krablet.dead(task)
             assert self.memory.pending(task) == self.krablet.pending(task)
             assert self.memory.due(task) == self.krablet.due(task)
+            assert self.memory.backlog(task) == self.krablet.backlog(task)
 
 
 @settings(

@@ -1,7 +1,10 @@
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
-from krea_data.krablet import Krablet, KrabletError, pluck
+from krea_data.krablet import Krablet, pluck
 from krea_data.rows import Result, Row
 from krea_data.testing import CrashingTask, FakeTask, rows
 
@@ -14,6 +17,15 @@ def table(new_dsns: Callable[[int], list[str]]) -> Iterator[Krablet]:
     with Krablet(new_dsns(2), patience_s=20.0) as krablet:
         krablet.add(rows(300))
         yield krablet
+
+
+@contextmanager
+def wide_integers() -> Iterator[None]:
+    """Python itself refuses to write out such numbers unless told so."""
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    yield
+    sys.set_int_max_str_digits(before)
 
 
 class Counting:
@@ -66,7 +78,7 @@ def test_only_what_others_kept(table: Krablet) -> None:
 def test_a_row_that_raises_is_reported_and_the_others_are_stored(table: Krablet) -> None:
     bad = CrashingTask(poison=frozenset({"synthetic/00123", "synthetic/00200"}))
     assert pluck.map(bad, table, into="score") == pluck.Mapped(rows=298, failed=2)
-    assert [(dead.id, dead.error) for dead in table.dead("score")] == [
+    assert [(dead.id, dead.error.partition("\n")[0]) for dead in table.dead("score")] == [
         ("synthetic/00123", "RuntimeError: cannot work on synthetic/00123"),
         ("synthetic/00200", "RuntimeError: cannot work on synthetic/00200"),
     ]
@@ -74,22 +86,49 @@ def test_a_row_that_raises_is_reported_and_the_others_are_stored(table: Krablet)
     assert table.dead("score") == []
 
 
-def test_processes_share_the_ranges(table: Krablet) -> None:
-    assert pluck.map(GOOD, table, into="score", batch=16, processes=2).rows == 300
-    assert len(list(table.scan(kept_by=["score"]))) == 300
+def test_dicts_and_nothing_are_answers_too(table: Krablet) -> None:
+    def some(rows: Sequence[Row]) -> list[Any]:
+        return [None if row.id.endswith("7") else {"label": row.meta["label"]} for row in rows]
+
+    assert pluck.map(some, table, into="score") == pluck.Mapped(rows=300)
+    found = {row.id: row.results["score"].value for row in table.scan(kept_by=["score"])}
+    assert len(found) == 270
+    assert found["synthetic/00012"] == {"label": "thing 12"}
+    assert pluck.map(lambda rows: None, table, into="score") == pluck.Mapped(rows=30)
 
 
-def test_a_killed_process_is_reported_and_the_same_call_goes_on(table: Krablet) -> None:
-    deadly = CrashingTask(poison=frozenset({"synthetic/00123"}), kill=True)
-    with pytest.raises(KrabletError, match="ended with -9"):
-        pluck.map(deadly, table, into="score", batch=8, processes=2)
-    done = len(list(table.scan(kept_by=["score"])))
-    assert pluck.map(GOOD, table, into="score").rows == 300 - done
+def test_a_function_sees_what_other_tasks_found(table: Krablet) -> None:
+    table.put("size", {row.id: Result(value={"px": 9}, drop=None) for row in rows(2)})
+    table.put("flat", {"synthetic/00000": Result(drop="flat")})
+    seen: dict[str, Any] = {}
+
+    def look(rows: Sequence[Row]) -> None:
+        seen.update({row.id: (row.results, row.meta["source"]) for row in rows})
+
+    pluck.map(look, table, into="score")
+    both = {"size": Result(value={"px": 9}), "flat": Result(drop="flat")}
+    assert seen["synthetic/00000"] == (both, "synthetic")
+    assert seen["synthetic/00001"][0] == {"size": Result(value={"px": 9})}
+
+
+def test_results_that_cannot_be_stored_are_faults_of_their_rows(table: Krablet) -> None:
+    def huge(rows: Sequence[Row]) -> list[Any]:
+        odd: dict[str, Any] = {
+            "synthetic/00001": {"n": 10**140000},  # JSON, but no number of PostgreSQL
+            "synthetic/00002": {"n": float("nan")},
+            "synthetic/00003": {"text": "\0"},
+            "synthetic/00004": "no result",
+        }
+        return [odd.get(row.id, {}) for row in rows]
+
+    with wide_integers():
+        assert pluck.map(huge, table, into="score") == pluck.Mapped(rows=296, failed=4)
+    assert [dead.id[-1] for dead in table.dead("score")] == ["1", "2", "3", "4"]
 
 
 def test_bad_arguments_are_named(table: Krablet) -> None:
-    with pytest.raises(ValueError, match="cannot be sent to other processes"):
-        pluck.map(lambda rows: [], table, into="score", processes=2)
+    with pytest.raises(ValueError, match="no table 'records'"):
+        pluck.Table("records", krablet=table)
     with pytest.raises(ValueError, match="batch 0"):
         pluck.map(GOOD, table, into="score", batch=0)
     with pytest.raises(ValueError, match="no name for a task"):

@@ -13,10 +13,12 @@ import pytest
 from krea_data.krablet import Krablet, ServerError, up
 from krea_data.krablet.binaries import Account, account, programs, reachable, server_version
 from krea_data.krablet.folder import Folder
+from krea_data.krablet.move import add_shard, rebalance
 from krea_data.krablet.postmaster import Postmaster
 from krea_data.krablet.sockets import socket_folder
 from krea_data.rows import Result
 from krea_data.testing import rows
+from psycopg.conninfo import conninfo_to_dict
 
 pytestmark = pytest.mark.postgres
 Spawn = Callable[..., "Popen[str]"]
@@ -148,6 +150,40 @@ def test_servers_end_with_their_folder(root: Path) -> None:
         pid = postmaster(gone)
         shutil.rmtree(gone, ignore_errors=True)  # while the server takes files away itself
         wait_for(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_running_cluster_grows(root: Path, spawn: Spawn) -> None:
+    """Another process that uses it meanwhile finds its rows where they went."""
+    with up(root / "growing", 1) as cluster, Krablet(cluster.dsns, patience_s=60.0, bits=3) as table:
+        table.add(rows(40))
+        before, pid = list(table.scan()), postmaster(root / "growing")
+        other = Krablet(cluster.dsns, patience_s=60.0)
+        cluster.grow(2)
+        assert len(cluster.dsns) == 2
+        assert add_shard(table, cluster.dsns[1]) == 1
+        assert rebalance(table) == 4
+        assert postmaster(root / "growing") == pid
+        assert list(other.scan()) == before == list(table.scan())
+        assert list(map(conninfo_to_dict, other.dsns)) == list(map(conninfo_to_dict, cluster.dsns))
+        other.close()
+        with pytest.raises(ValueError, match="cannot go back to 1"):
+            cluster.grow(1)
+    with up(root / "growing", 2) as cluster, Krablet(cluster.dsns) as table:
+        assert list(table.scan()) == before
+
+
+def test_a_shard_that_cannot_be_made_leaves_the_others_alone(root: Path) -> None:
+    with up(root / "stuck", 1) as cluster:
+        folder, pid = Folder(root / "stuck"), postmaster(root / "stuck")
+        folder.shard(1).mkdir()
+        (folder.shard(1) / "PG_VERSION").write_text("9.6\n")
+        with pytest.raises(ServerError, match=r"holds data of PostgreSQL 9\.6.*to upgrade, run pg_upgrade"):
+            cluster.grow(2)
+        assert (folder.count(), postmaster(root / "stuck"), len(cluster.dsns)) == (1, pid, 1)
+        psycopg.connect(cluster.dsns[0]).close()
+        shutil.rmtree(folder.shard(1))
+        cluster.grow(2)
+        psycopg.connect(cluster.dsns[1]).close()
 
 
 def test_another_number_of_shards_is_refused(root: Path) -> None:

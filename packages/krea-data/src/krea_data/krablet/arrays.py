@@ -6,7 +6,7 @@ its length in bytes (-1 for null), all big-endian.
 
 import struct
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, repeat
 
 from psycopg import Connection
 from psycopg.adapt import Dumper
@@ -25,8 +25,10 @@ class Ints:
     __slots__ = ("packed",)
 
     def __init__(self, items: Sequence[int]) -> None:
-        pairs = chain.from_iterable((8, item) for item in items)
-        self.packed = _head(0, _INT8, len(items)) + struct.pack(">" + "iq" * len(items), *pairs)
+        size = len(items)
+        self.packed = _head(0, _INT8, size) + struct.pack(
+            ">" + "iq" * size, *chain.from_iterable(zip(repeat(8), items))
+        )
 
 
 class Texts:
@@ -35,14 +37,9 @@ class Texts:
     __slots__ = ("packed",)
 
     def __init__(self, items: Sequence[str | None]) -> None:
-        parts = [_head(1, _TEXT, len(items))]
-        for item in items:
-            if item is None:
-                parts.append(_NULL)
-            else:
-                raw = item.encode()
-                parts += (_LENGTH.pack(len(raw)), raw)
-        self.packed = b"".join(parts)
+        raws = [None if item is None else item.encode() for item in items]
+        parts = [_NULL if raw is None else _LENGTH.pack(len(raw)) + raw for raw in raws]
+        self.packed = _head(1, _TEXT, len(items)) + b"".join(parts)
 
 
 class _IntsDumper(Dumper):

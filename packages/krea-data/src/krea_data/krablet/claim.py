@@ -1,48 +1,79 @@
 """Claims: SKIP LOCKED with a lease, a fencing token, and an end for rows that take their workers down.
 
-A row is picked from the front of the queue by (run_at, n). The scan starts at a floor, the last place that this caller
-claimed from, and not at the front: entries of rows that are done stay in the index until vacuum, for as long as anybody
-holds an old snapshot, and to walk over them again and again is what makes such queues slow.
+A row is picked from the front of the queue by (run_at, n), the highest priority first. The scan starts at a floor, the
+last place that this caller claimed from, and not at the front: entries of rows that are done stay in the index until
+vacuum, for as long as anybody holds an old snapshot, and to walk over them again and again is what makes such queues
+slow. Every priority in use is a band with a floor of its own, so that the place where a scan starts stays exact: within
+a band rows enter at the end only. One statement leases the rows and reads them.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from psycopg import Connection, sql
+from psycopg import Connection, Cursor, sql
 
-from krea_data.krablet.dag import queue
+from krea_data.krablet.arrays import Ints, Texts
+from krea_data.krablet.bands import bands_of
+from krea_data.krablet.dag import Dag, StaleDag
+from krea_data.krablet.names import queue, result
+from krea_data.krablet.plans import aged
+from krea_data.rows import Claim, Result, Row
 
-__all__ = ["Floor", "Lease", "fail_row", "lease_rows", "release_rows"]
+__all__ = [
+    "FOREVER",
+    "FRONT",
+    "Floor",
+    "Lease",
+    "Wanted",
+    "bands_of",
+    "claim_rows",
+    "claim_statement",
+    "extend_rows",
+    "fail_row",
+    "release_rows",
+    "send_claim",
+    "take_claims",
+]
 
-_FRONT = "-infinity"
+Place = tuple[datetime | str, int]  # run_at, n
+FOREVER = 2**31 - 1  # attempts, where rows are never given up
+FRONT = ("-infinity", 0)
 _SWEEP = 50  # every so many claims one starts at the very front: what a rolled-back claim left behind is there
 
 # `room`: rows that already took a worker down share their claim with ever fewer others, in the end with nobody.
-# `memory.allowance` is the same rule.
+# `memory.allowance` is the same rule. The limit is written out, so that a plan made for any parameters knows it.
 _LEASE = """
 with due as materialized (
   select slot, id, n, run_at, attempts, crashes + (token is not null)::int as crashes, worker,
          case when token is null then error else 'its worker ' || worker || ' vanished' end as error
-  from {queue} where run_at <= now() and (run_at, n) >= (%(at)s::timestamptz, %(n)s)
-  order by run_at, n limit %(limit)s for update skip locked
+  from {queue}
+  where priority = {band} and run_at <= now() and (run_at, n) >= (%(at)s::timestamptz, %(n)s)
+    and slot not in (select slot from away) and (select dag from shard) = {dag}
+  order by run_at, n limit {limit} for update skip locked
 ), ranked as (
   select *, row_number() over places as place, min(case
-      when crashes = 0 then %(limit)s
+      when crashes = 0 then {limit}
       when attempts + 1 >= %(max)s then 1
-      else greatest(1, %(limit)s >> least(3 * crashes, 30)) end) over places as room
-  from due where attempts < %(max)s window places as (order by run_at, n)
+      else greatest(1, {limit} >> least(3 * crashes, 30)) end) over places as room
+  from due where attempts < %(max)s window places as (order by run_at, n rows unbounded preceding)
 ), buried as (
   insert into dead (task, slot, id, attempts, error, worker)
   select {task}, slot, id, attempts, coalesce(error, ''), worker from due where attempts >= %(max)s
   on conflict (task, slot, id) do update set attempts = excluded.attempts, error = excluded.error, died_at = now()
 ), gone as (
   delete from {queue} q using due d where d.attempts >= %(max)s and q.slot = d.slot and q.id = d.id
-), stamp as (select nextval('token') as token)
-update {queue} q
-set run_at = now() + make_interval(secs => %(lease_s)s), attempts = q.attempts + 1, crashes = r.crashes,
-    token = stamp.token, worker = %(worker)s
-from ranked r, stamp where r.place <= r.room and q.slot = r.slot and q.id = r.id
-returning q.slot, q.id, q.token, q.attempts, r.run_at, r.n"""
+), stamp as (select nextval('token') as token), leased as (
+  update {queue} q
+  set run_at = now() + make_interval(secs => %(lease_s)s), attempts = q.attempts + 1, crashes = r.crashes,
+      token = stamp.token, worker = %(worker)s
+  from ranked r, stamp where r.place <= r.room and q.slot = r.slot and q.id = r.id
+  returning q.slot, q.id, q.token, q.attempts, r.run_at, r.n
+)
+select s.dag, id, l.token, l.attempts, l.run_at, l.n, i.blob, i.meta::text {columns}
+from shard s left join (leased l join images i using (slot, id) {joins}) on true"""
 
 _FAIL = """
 with spent as (
@@ -54,61 +85,125 @@ with spent as (
   on conflict (task, slot, id) do update set attempts = excluded.attempts, error = excluded.error, died_at = now()
 )
 update {queue} set token = null, error = %(error)s,
-  run_at = now() + make_interval(secs => least(%(retry_s)s * 2 ^ attempts, 3600) * (1 + random() / 4))
+  run_at = now() + make_interval(secs => least(%(retry_s)s * 2 ^ least(attempts, 60), 3600) * (1 + random() / 4))
 where slot = %(slot)s and id = %(id)s and token = %(token)s and attempts < %(max)s"""
 
+# Leases are the rows with a token whose time is to come: both indexes of the queue find them without its backlog.
 _RELEASE = """
-update {queue} set run_at = now(), token = case when %(crashed)s then token end,
-  attempts = attempts - case when %(crashed)s then 0 else 1 end
-where worker = %(worker)s and token is not null and run_at > now()"""
+with held as materialized (
+  select slot, id from {queue}
+  where run_at > now() and (priority = 0 or priority <> 0) and worker = %(worker)s and token is not null
+    and slot not in (select slot from away)
+  order by slot, id for update
+)
+update {queue} q set run_at = now(), token = case when %(crashed)s then q.token end,
+  attempts = q.attempts - case when %(crashed)s then 0 else 1 end
+from held where q.slot = held.slot and q.id = held.id"""
+
+_EXTEND = """
+with held as materialized (
+  select q.slot, q.id from {queue} q join unnest(%(slots)s, %(ids)s, %(tokens)s) as g (slot, id, token)
+    using (slot, id)
+  where q.token = g.token order by q.slot, q.id for update of q
+)
+update {queue} q set run_at = greatest(q.run_at, now() + make_interval(secs => %(lease_s)s))
+from held where q.slot = held.slot and q.id = held.id"""
 
 
 @dataclass(kw_only=True, slots=True)
 class Floor:
-    """Where one caller's next scan of one queue may start."""
+    """Where one caller's next scan of one queue may start: a place in every band, and the bands there were last."""
 
-    at: datetime | str = _FRONT
-    n: int = 0
+    bands: tuple[int, ...] = (0,)
+    places: dict[int, Place] = field(default_factory=dict)
     claims: int = 0
 
-    def start(self) -> tuple[datetime | str, int]:
+    def start(self, band: int) -> Place:
         """The place to start from: the floor, or now and then the very front."""
-        self.claims += 1
-        return (self.at, self.n) if self.claims % _SWEEP else (_FRONT, 0)
+        return self.places.get(band, FRONT) if self.claims % _SWEEP else FRONT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lease:
-    """A claimed row, before it was read."""
+    """What names a claimed row to the server."""
 
     slot: int
     id: str
     token: int
-    attempt: int = 1
 
 
-def lease_rows(
-    connection: Connection, task: str, worker: str, limit: int, lease_s: float, max_attempts: int, floor: Floor
-) -> list[Lease]:
-    """Lease up to `limit` due rows of one shard, and set those aside that have no attempt left."""
-    statement = sql.SQL(_LEASE).format(queue=queue(task), task=sql.Literal(task))
-    found = []
-    for at, n in (floor.start(), (_FRONT, 0)):  # nothing above the floor: look below it
-        given = {"at": at, "n": n, "limit": limit, "lease_s": lease_s, "max": max_attempts, "worker": worker}
-        found = connection.execute(statement, given).fetchall()
-        if found:
-            *_, last_at, last_n = max(found, key=lambda row: row[4:])
-            floor.at, floor.n = last_at, max(0, last_n - 4 * limit)
-            break
-    else:
-        floor.at, floor.n = _FRONT, 0
-    return [Lease(slot=row[0], id=row[1], token=row[2], attempt=row[3]) for row in found]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What a claim asks for; its rows have the results of the tasks in `reads`, or of all where that is None."""
+
+    task: str
+    worker: str
+    limit: int
+    lease_s: float
+    max_attempts: int | None
+    reads: Sequence[str] | None = None
+    band: int = 0
 
 
-def fail_row(connection: Connection, task: str, held: Lease, error: str, max_attempts: int, retry_s: float) -> None:
+def claim_rows(connection: Connection, dag: Dag, wanted: Wanted, floor: Floor) -> list[Claim]:
+    """Lease and read due rows of one band of one shard, and set those without attempts left aside.
+
+    `StaleDag` where the shard has another DAG.
+    """
+    if wanted.task in dag.paused:
+        _check(connection.execute("select dag from shard").fetchall(), dag)
+        return []
+    floor.claims += 1
+    start = floor.start(wanted.band)
+    for place in (start, FRONT) if start != FRONT else (FRONT,):
+        cursor = send_claim(connection, dag, wanted, place)
+        if claims := take_claims(cursor, dag, wanted, floor):
+            return claims
+    floor.places.pop(wanted.band, None)
+    return []
+
+
+def send_claim(connection: Connection, dag: Dag, wanted: Wanted, place: Place) -> Cursor:
+    """Ask for rows from a place on."""
+    statement = aged(claim_statement(dag, wanted.task, wanted.band, wanted.limit, wanted.reads)).encode()
+    most = FOREVER if wanted.max_attempts is None else wanted.max_attempts
+    given = {"lease_s": wanted.lease_s, "max": most, "worker": wanted.worker, "at": place[0], "n": place[1]}
+    return connection.execute(statement, given, prepare=True)
+
+
+def take_claims(cursor: Cursor, dag: Dag, wanted: Wanted, floor: Floor) -> list[Claim]:
+    """The rows that came, which raise the floor; `StaleDag` where the shard has another DAG."""
+    found = cursor.fetchall()
+    _check(found, dag)
+    if found[0][1] is None:
+        return []
+    last_at, last_n = max(line[4:6] for line in found)
+    floor.places[wanted.band] = (last_at, max(0, last_n - 4 * wanted.limit))
+    tasks = _read(dag, wanted.task, wanted.reads)
+    return [_claim(tasks, line) for line in found]
+
+
+def claim_statement(dag: Dag, task: str, band: int, limit: int, reads: Sequence[str] | None = None) -> str:
+    """The SQL of a claim, with the results of `reads`: never the task's own, which a due row has not."""
+    key = ("claim", task, band, limit, None if reads is None else tuple(reads))
+    if key not in dag.statements:
+        tables = [(sql.Identifier(f"r{n}"), result(name)) for n, name in enumerate(_read(dag, task, reads))]
+        columns = [sql.SQL(", {0}.done_at, {0}.value::text, {0}.dropped").format(alias) for alias, _ in tables]
+        joins = [sql.SQL(" left join {} as {} using (slot, id)").format(table, alias) for alias, table in tables]
+        names = {"queue": queue(task), "task": sql.Literal(task), "dag": sql.Literal(dag.version)}
+        numbers = {"band": sql.Literal(band), "limit": sql.Literal(limit)}
+        statement = sql.SQL(_LEASE).format(columns=sql.Composed(columns), joins=sql.Composed(joins), **names, **numbers)
+        dag.statements[key] = statement.as_string(None)
+    return dag.statements[key]
+
+
+def fail_row(
+    connection: Connection, task: str, held: Lease, error: str, max_attempts: int | None, retry_s: float
+) -> None:
     """Send a row that is still held to the end of the queue, or set it aside after its last attempt."""
     statement = sql.SQL(_FAIL).format(queue=queue(task), task=sql.Literal(task))
-    given = {"slot": held.slot, "id": held.id, "token": held.token, "max": max_attempts, "retry_s": retry_s}
+    most = FOREVER if max_attempts is None else max_attempts
+    given = {"slot": held.slot, "id": held.id, "token": held.token, "max": most, "retry_s": retry_s}
     connection.execute(statement, {**given, "error": error.replace("\0", "?")})
 
 
@@ -116,3 +211,42 @@ def release_rows(connection: Connection, task: str, worker: str, crashed: bool) 
     """End the worker's leases of one task, and return how many there were."""
     statement = sql.SQL(_RELEASE).format(queue=queue(task))
     return connection.execute(statement, {"worker": worker, "crashed": crashed}).rowcount
+
+
+def extend_rows(connection: Connection, task: str, held: Sequence[Lease], lease_s: float) -> int:
+    """Let the leases that are still held last `lease_s` from now, if that is longer; return how many these are."""
+    given = {
+        "slots": Ints([lease.slot for lease in held]),
+        "ids": Texts([lease.id for lease in held]),
+        "tokens": Ints([lease.token for lease in held]),
+        "lease_s": lease_s,
+    }
+    return connection.execute(sql.SQL(_EXTEND).format(queue=queue(task)), given).rowcount
+
+
+def _check(found: Sequence[Sequence[Any]], dag: Dag) -> None:
+    """`StaleDag` unless these lines say first that the shard has this DAG."""
+    if not found or found[0][0] != dag.version:
+        raise StaleDag
+
+
+def _read(dag: Dag, task: str, reads: Sequence[str] | None) -> list[str]:
+    """The tasks whose results a claim brings along."""
+    return [name for name in dag.after if name != task and (reads is None or name in reads)]
+
+
+def _read_json(text: str) -> dict[str, Any]:
+    """An object, read here: from text that is twice as fast as from the bytes that the driver would hand on."""
+    return json.loads(text) if text != "{}" else {}
+
+
+def _claim(tasks: Sequence[str], line: Sequence[Any]) -> Claim:
+    _, row_id, token, attempt, _, _, blob, meta, *cells = line
+    results: dict[str, Result] = {}
+    if cells:
+        answered = [(cells[3 * n], n) for n in range(len(tasks)) if cells[3 * n] is not None]
+        results = {
+            tasks[n]: Result(value=_read_json(cells[3 * n + 1]), drop=cells[3 * n + 2]) for _, n in sorted(answered)
+        }
+    row = Row(id=row_id, blob=blob, meta=_read_json(meta), results=results)
+    return Claim(row=row, token=token, id=row_id, attempt=attempt)

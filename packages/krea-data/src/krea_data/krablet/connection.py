@@ -18,12 +18,19 @@ except ImportError as error:
 from krea_data.krablet.arrays import register_arrays
 from krea_data.krablet.errors import ShardDown
 
-__all__ = ["Shard", "make_conninfo", "passing", "refusal"]
+__all__ = ["Shard", "hopeless", "make_conninfo", "passing", "refusal"]
 
 T = TypeVar("T")
 
 # Deadlock, serialisation, lost connection, shut-down, starting up, out of disk or connections: worth another try.
 _PASSING = ("40001", "40P01", "08", "57P01", "57P02", "57P03", "53")
+
+# A refused connection has no such number, only the server's words (which are English where we started it).
+_NO_ENTRY = ("password authentication failed", "no password supplied", "no pg_hba.conf entry", '" does not exist')
+_FULL = ("No space left on device", "could not extend file")
+_CROWDED = ("too many clients", "remaining connection slots", "too many connections")
+
+_SOON_S, _SLOW_S = 2, 10  # to connect, for those with little patience and for all others
 
 # A forked child must not say goodbye on sockets that its parent uses, so it keeps these for ever.
 _PARENTS: list[psycopg.Connection] = []
@@ -34,6 +41,11 @@ def passing(error: psycopg.Error) -> bool:
     if error.sqlstate is None:
         return isinstance(error, psycopg.OperationalError)
     return error.sqlstate.startswith(_PASSING)
+
+
+def hopeless(error: psycopg.Error) -> bool:
+    """Whether a server answered that it will not let us in: a wrong password, no such database, no such user."""
+    return error.sqlstate is None and any(phrase in str(error) for phrase in _NO_ENTRY)
 
 
 def refusal(dsn: str) -> str | None:
@@ -59,6 +71,7 @@ class Shard:
         self._lock = threading.Lock()
         self._idle: list[psycopg.Connection] = []
         self._pid = os.getpid()
+        self._met = False  # whether it has ever let us in
 
     @property
     def name(self) -> str:
@@ -72,24 +85,29 @@ class Shard:
 
         `work` may have been done although it failed (a commit whose answer was lost), so it must bear repetition.
         """
-        deadline = time.monotonic() + (self.patience_s if patience_s is None else patience_s)
+        patience_s = self.patience_s if patience_s is None else patience_s
+        deadline = time.monotonic() + patience_s
         pause_s = 0.01
         while True:
             try:
-                with self.connection() as connection:
+                with self.connection(_SLOW_S if patience_s >= _SLOW_S else _SOON_S) as connection:
                     return work(connection)
             except psycopg.Error as error:
                 if not passing(error):
                     raise
+                if hopeless(error):
+                    raise ValueError(
+                        f"the DSN of {self.name} does not work: {_first_line(error)}; correct it"
+                    ) from error
                 if time.monotonic() > deadline:
-                    raise ShardDown(f"{self.name} does not answer: {_first_line(error)}") from error
+                    raise ShardDown(_sentence(self.name, error)) from error
             time.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(2 * pause_s, 0.5)
 
     @contextmanager
-    def connection(self) -> Iterator[psycopg.Connection]:
+    def connection(self, timeout_s: int = _SLOW_S) -> Iterator[psycopg.Connection]:
         """A connection in autocommit mode, kept for the next caller unless it broke."""
-        connection = self._take()
+        connection = self._take(timeout_s)
         try:
             yield connection
         finally:
@@ -106,16 +124,27 @@ class Shard:
         for connection in idle:
             connection.close()
 
-    def _take(self) -> psycopg.Connection:
+    def _take(self, timeout_s: int) -> psycopg.Connection:
         with self._lock:
             if self._pid != os.getpid():
                 _PARENTS.extend(self._idle)
                 self._idle, self._pid = [], os.getpid()
             if self._idle:
                 return self._idle.pop()
-        connection = psycopg.connect(self.dsn, autocommit=True, connect_timeout=10)
+        connection = psycopg.connect(self.dsn, autocommit=True, connect_timeout=timeout_s)
+        self._met = True
         register_arrays(connection)
         return connection
+
+
+def _sentence(name: str, error: psycopg.Error) -> str:
+    """What keeps a shard from working, and a way out where there is one."""
+    said = _first_line(error)
+    if error.sqlstate == "53100" or any(phrase in said for phrase in _FULL):
+        return f"{name} has a full disk: {said}; make room there"
+    if error.sqlstate == "53300" or any(phrase in said for phrase in _CROWDED):
+        return f"{name} has no connection left: {said}; end some of its clients, or raise its max_connections"
+    return f"{name} does not answer: {said}"
 
 
 def _first_line(error: Exception) -> str:

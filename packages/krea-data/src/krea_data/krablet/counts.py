@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 
 from psycopg import Connection, sql
 
-from krea_data.krablet.dag import Dag, kept, queue, result
+from krea_data.krablet.dag import Dag, kept
+from krea_data.krablet.names import queue, result
+from krea_data.krablet.slots import HERE
 from krea_data.rows import Dead, Stats
 
-__all__ = ["DUE_ROWS", "Tally", "dead_rows", "due_rows", "pending_rows", "revive_rows", "tally"]
+__all__ = ["DUE_ROWS", "Tally", "backlog_rows", "dead_rows", "due_rows", "pending_rows", "revive_rows", "tally"]
 
 DUE_ROWS = 10_000  # where `due_rows` stops counting
 
@@ -44,8 +46,21 @@ class Tally:
 
 def due_rows(connection: Connection, task: str) -> int:
     """Rows that could be claimed now; more than `DUE_ROWS` are not counted, since counting costs."""
-    statement = "select count(*) from (select from {} where run_at <= now() limit {}) as found"
+    statement = f"select count(*) from (select from {{}} where run_at <= now() and {HERE} limit {{}}) as found"
     return _count(connection, sql.SQL(statement).format(queue(task), sql.Literal(DUE_ROWS)))
+
+
+def backlog_rows(connection: Connection, task: str) -> int:
+    """All rows of the task's queue: counted up to `DUE_ROWS`, from the server's statistics beyond.
+
+    The statistics are about a second old, and forgotten by a crash until the next vacuum.
+    """
+    statement = f"select count(*) from (select from {{}} where {HERE} limit {{}}) as found"
+    counted = _count(connection, sql.SQL(statement).format(queue(task), sql.Literal(DUE_ROWS)))
+    if counted < DUE_ROWS:
+        return counted
+    statement = "select n_live_tup from pg_stat_user_tables where relid = {}::regclass"
+    return max(counted, _count(connection, sql.SQL(statement).format(sql.Literal(f"queue_{task}"))))
 
 
 def pending_rows(connection: Connection, task: str) -> int:
@@ -59,7 +74,9 @@ def tally(connection: Connection, dag: Dag, task: str) -> Tally:
     found = Tally(reasons=Counter(dict(connection.execute(answers).fetchall())))
     found.dead = _count(connection, sql.SQL("select count(*) from dead where task = {}").format(sql.Literal(task)))
     if task in dag.queued:
-        held = sql.SQL("select count(*) from {} where token is not null and run_at > now()").format(queue(task))
+        held = sql.SQL(
+            "select count(*) from {} where token is not null and run_at > now() and (priority = 0 or priority <> 0)"
+        ).format(queue(task))
         found.leased = _count(connection, held)
         found.queued = max(0, pending_rows(connection, task) - found.leased)
     return found

@@ -94,21 +94,37 @@ class Folder:
             mine.release()
         return mine is None
 
-    def settle(self, shards: int | None) -> int:
-        """The number of shards of this cluster, fixed when it is first used; ValueError for another one."""
+    def count(self) -> int:
+        """How many shards there are, or will be once the keeper has seen it; 0 before the first use."""
         path = self.root / "cluster.json"
-        if path.exists():
-            found = int(json.loads(path.read_text("utf-8"))["shards"])
+        return int(json.loads(path.read_text("utf-8"))["shards"]) if path.exists() else 0
+
+    def settle(self, shards: int | None) -> int:
+        """The number of shards of this cluster, kept from its first use on; ValueError for another one."""
+        found = self.count()
+        if found:
             if shards not in (None, found):
-                raise ValueError(f"{self.root} holds {found} shards, not {shards}; use {found}, or another folder")
+                raise ValueError(
+                    f"{self.root} holds {found} shards, not {shards}; use {found}, another folder,"
+                    " or Cluster.grow for more"
+                )
             return found
-        shards = 1 if shards is None else shards
-        if not 0 < shards <= _MOST_SHARDS:
-            raise ValueError(f"{shards} shards are not between 1 and {_MOST_SHARDS}; use 1 or 2 on one machine")
+        self.write_count(_checked(1 if shards is None else shards))
+        return self.count()
+
+    def grow(self, shards: int) -> None:
+        """Have more shards from now on; the keeper sees it and starts them. Only to be called in the gate."""
+        found = self.count()
+        if _checked(shards) < found:
+            raise ValueError(f"{self.root} holds {found} shards and cannot go back to {shards}; move their slots away")
+        self.write_count(shards)
+
+    def write_count(self, shards: int) -> None:
+        """Write down how many shards there are."""
+        path = self.root / "cluster.json"
         temporary = path.with_suffix(".new")
         temporary.write_text(json.dumps({"shards": shards}) + "\n", "utf-8")
         temporary.replace(path)
-        return shards
 
 
 @contextmanager
@@ -121,6 +137,12 @@ def explained(root: Path) -> Iterator[None]:
             f"cannot keep a database in {root}: {error.strerror} ({error.filename or root});"
             " make room there, or name a folder that this user may write to"
         ) from error
+
+
+def _checked(shards: int) -> int:
+    if not 0 < shards <= _MOST_SHARDS:
+        raise ValueError(f"{shards} shards are not between 1 and {_MOST_SHARDS}; use 1 or 2 on one machine")
+    return shards
 
 
 def _try(path: Path) -> Hold | None:

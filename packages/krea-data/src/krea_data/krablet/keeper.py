@@ -1,8 +1,8 @@
 """The one process that starts and stops the servers of a cluster folder: `python -m krea_data.krablet.keeper ROOT N`.
 
-It starts what is not running, starts again what died, and ends with the last user of the folder, even if that user was
-killed. It is started by `server.up`, leaves the terminal and goes on in the background; if it is killed itself, the
-servers go on, and the next keeper takes them over.
+It starts what is not running, also shards that are added while it runs, starts again what died, and ends with the last
+user of the folder, even if that user was killed. It is started by `server.up`, leaves the terminal and goes on in the
+background; if it is killed itself, the servers go on, and the next keeper takes them over.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from krea_data.krablet.binaries import account, programs, reachable
@@ -88,8 +89,24 @@ def keep(folder: Folder, servers: list[Postmaster], mine: Hold) -> None:
                 stop(servers)
                 mine.release()
                 return
+            if folder.count() > len(servers):
+                extend(folder, servers)
         for server in servers:
             server.ensure()
+
+
+def extend(folder: Folder, servers: list[Postmaster]) -> None:
+    """Start the servers of shards that were added; one that cannot be made is taken back, and the others go on."""
+    for number in range(len(servers), folder.count()):
+        data = folder.shard(number)
+        server = replace(servers[0], data=data, log=data.with_suffix(".log"), port=FIRST_PORT + number)
+        try:
+            server.ensure()
+        except (ServerError, OSError) as error:
+            folder.write_count(len(servers))
+            folder.error.write_text(f"{error}\n", "utf-8")
+            return
+        servers.append(server)
 
 
 def stop(servers: list[Postmaster]) -> None:

@@ -113,7 +113,8 @@ class Postmaster:
             if held != str(version):
                 raise ServerError(
                     f"{self.data} holds data of PostgreSQL {held}, the programs in {self.place} are {version};"
-                    f" set KRABLET_PG_BIN to a PostgreSQL {held}, or dump there and restore here"
+                    f" set KRABLET_PG_BIN to the bin folder of a PostgreSQL {held} to go on; to upgrade, run pg_upgrade"
+                    f" with both, or dump with {held} and restore into another folder"
                 )
             return
         if self._started > float("-inf"):

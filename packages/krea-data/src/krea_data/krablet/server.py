@@ -43,7 +43,22 @@ class Cluster:
             return
         self._use.release()
         self._use = None
-        _wait_for_the_end(Folder(self.root), len(self.dsns))
+        _wait_for_the_end(Folder(self.root))
+
+    def grow(self, shards: int, *, timeout_s: float = 300.0) -> None:
+        """Have more servers while the others run on; then `dsns` has theirs too, for `krablet.move.add_shard`.
+
+        ValueError for fewer than there are, `ServerError` where one cannot be made: then all is as it was.
+        """
+        folder = Folder(self.root)
+        with explained(folder.root), folder.gate():
+            folder.error.unlink(missing_ok=True)
+            folder.grow(shards)
+            if not folder.kept():
+                _start_keeper(folder, shards)
+            dsns = _dsns(folder, shards)
+        _wait_for_answers(folder, dsns, timeout_s)
+        self.dsns = dsns
 
 
 def up(root: Path, shards: int | None = None, *, timeout_s: float = 300.0) -> Cluster:
@@ -108,7 +123,7 @@ def _wait_for_answers(folder: Folder, dsns: tuple[str, ...], timeout_s: float) -
     for dsn in dsns:
         while (refused := refusal(dsn)) is not None:
             with folder.gate():
-                kept = folder.kept()
+                kept = folder.kept() and folder.count() >= len(dsns)
             if not kept:
                 said = folder.error if folder.error.exists() else folder.log
                 raise ServerError(_last_line(said) or _guess(folder.root))
@@ -118,7 +133,7 @@ def _wait_for_answers(folder: Folder, dsns: tuple[str, ...], timeout_s: float) -
             pause_s = min(1.5 * pause_s, 0.5)
 
 
-def _wait_for_the_end(folder: Folder, shards: int) -> None:
+def _wait_for_the_end(folder: Folder) -> None:
     """Wait for the keeper to stop the servers, unless there are other users; if it was killed, start another."""
     deadline = time.monotonic() + _STOP_S
     while time.monotonic() < deadline and folder.root.exists():
@@ -128,6 +143,7 @@ def _wait_for_the_end(folder: Folder, shards: int) -> None:
                 return
             last.release()
             if not folder.kept():
+                shards = folder.count()
                 if not any((folder.shard(number) / "postmaster.pid").exists() for number in range(shards)):
                     return
                 _start_keeper(folder, shards)

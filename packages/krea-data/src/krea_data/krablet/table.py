@@ -1,71 +1,62 @@
 """The durable table: rows, results and queues on one or more PostgreSQL shards."""
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import count, islice
+from itertools import islice
 from typing import TypeVar
 
-import psycopg
 from psycopg import Connection
 
-from krea_data.checks import check_limit, check_name, check_row, result_text
+from krea_data.checks import check_lease, check_limit, check_name, check_row
+from krea_data.columns import typed_text
 from krea_data.interfaces import Task
-from krea_data.krablet import counts, scan
-from krea_data.krablet.answers import Answer, Entry, complete_rows, insert_rows, store_rows
-from krea_data.krablet.claim import Floor, Lease, fail_row, lease_rows, release_rows
-from krea_data.krablet.connection import Shard
-from krea_data.krablet.dag import Dag, StaleDag, declare, load
-from krea_data.krablet.errors import SchemaError
-from krea_data.krablet.funnel import Funnel
-from krea_data.krablet.migrate import migrate
-from krea_data.krablet.router import Router, merged
+from krea_data.krablet import controls, counts
+from krea_data.krablet.answers import Answer, Entry, complete_rows, insert_rows
+from krea_data.krablet.claim import Floor, Lease, fail_row, release_rows
+from krea_data.krablet.claiming import claim_shards
+from krea_data.krablet.dag import Dag, declare, declare_tasks
+from krea_data.krablet.errors import ShardDown
+from krea_data.krablet.exchange import exchange
+from krea_data.krablet.puts import Puts
+from krea_data.krablet.router import SlotMap
+from krea_data.krablet.shards import Shards
+from krea_data.krablet.slots import check_current
+from krea_data.krablet.walk import walk
 from krea_data.rows import Claim, Dead, Result, Row, Stats
 
 __all__ = ["Krablet"]
 
+K = TypeVar("K")
 T = TypeVar("T")
-_Key = tuple[str, str]  # task, id
-_Value = tuple[str, str | None]  # JSON, reason for dropping
 _CHUNK_ROWS = 1000
-_DAG_CHANGES = 20  # in the middle of one statement: more than that is a mistake
-_POISON = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex)
 
 
 class Krablet:
     """`Table` and `Queues` over PostgreSQL: an id lives on one shard, a task on all of them.
 
-    `dsns` name the shards in their order, for ever. Safe among threads; hand other processes the DSNs. A shard that
-    does not answer is waited for up to `patience_s`, then `ShardDown` is raised. A task tries a row `max_attempts`
-    times, `retry_s` * 2 ** attempts apart.
+    `dsns` name the shards in their order, for ever; those that were added later may be left out. Safe among threads;
+    hand other processes the DSNs. A shard that does not answer is waited for up to `patience_s`, then `ShardDown` is
+    raised for what it holds; claims come from the shards that answer. A task tries a row `max_attempts` times, for
+    ever if that is None, `retry_s` * 2 ** attempts apart. A new krablet has 2 ** `bits` slots, 64 if that is None.
     """
 
     def __init__(
         self,
         dsns: Sequence[str],
         *,
-        max_attempts: int = 5,
+        max_attempts: int | None = 5,
         retry_s: float = 0.1,
         patience_s: float = 60.0,
-        bits: int = 6,
+        bits: int | None = None,
     ) -> None:
         if isinstance(dsns, str) or not dsns:
             raise ValueError("a krablet needs a list with the DSN of every shard, such as the dsns of a Cluster")
-        if max_attempts < 1:
+        if max_attempts is not None and max_attempts < 1:
             raise ValueError(f"max_attempts {max_attempts} is below 1; use 1 for no second try")
-        self.dsns = tuple(dsns)
         self.max_attempts = max_attempts
         self.retry_s = retry_s
-        self.router = Router(shards=len(dsns), bits=bits)
-        self._shards = [Shard(number, dsn, patience_s) for number, dsn in enumerate(dsns)]
+        self.shards = Shards(dsns, bits=bits, patience_s=patience_s)
+        self._puts = Puts(self.shards)
         self._floors: dict[tuple[int, str], Floor] = {}
-        self._funnels: dict[int, Funnel[_Key, _Value]] = {}
-        self._lock = threading.Lock()
-        self._turns = count()
-        try:
-            self._dags = [shard.attempt(lambda c, s=shard: self._open(c, s), patience_s=0) for shard in self._shards]
-        except BaseException:
-            self.close()
-            raise
 
     def __enter__(self) -> "Krablet":
         return self
@@ -73,97 +64,127 @@ class Krablet:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def dsns(self) -> tuple[str, ...]:
+        """The DSNs of all shards, in order."""
+        return self.shards.dsns
+
+    @property
+    def router(self) -> SlotMap:
+        """Where the slots are as far as this process knows; work that is split by it may find that one has moved."""
+        return self.shards.view.slots
+
     def close(self) -> None:
         """Write what was put, and close all connections."""
-        for funnel in self._funnels.values():
-            funnel.close()
-        for shard in self._shards:
-            shard.close()
+        self._puts.close()
+        self.shards.close()
 
     def add(self, rows: Iterable[Row]) -> int:
         """Take in rows without their results, ignoring ids that are there already; return how many were new."""
         stream = iter(rows)
-        new = 0
-        while chunk := [(row, check_row(row)) for row in islice(stream, _CHUNK_ROWS)]:
-            for number, part in self.router.split(chunk, lambda pair: pair[0].id).items():
-                entries = [Entry(self.router.slot(row.id), row.id, row.blob, meta) for row, meta in part]
-                new += self.guarded(number, lambda c, d, e=entries: insert_rows(c, d, e))
+        slot, new, down = self.router.slot, 0, None
+        while entries := [Entry(slot(r.id), r.id, r.blob, check_row(r)) for r in islice(stream, _CHUNK_ROWS)]:
+            try:
+                new += sum(self.routed(entries, lambda entry: entry.id, insert_rows))
+            except ShardDown as error:
+                down = error
+        if down is not None:
+            raise down
         return new
 
     def register(self, tasks: Sequence[Task]) -> None:
-        """Make the tasks and their `after` known, or ValueError for a bad name or a circle; due rows are queued."""
-        after = {task.name: tuple(task.after) for task in tasks}
-        for number, dag in enumerate(self._dags):
-            if any(name not in dag.queued or dag.after[name] != after[name] for name in after):
-                self._dags[number] = self._shards[number].attempt(lambda c: declare(c, after))
+        """Make the tasks and their `after` known, or ValueError for a bad name or a circle; due rows are queued.
+
+        A shard that is down is told with its next claim.
+        """
+        self.shards.reached(lambda number, patience_s: self.declare(number, tasks, patience_s))
 
     def claim(self, task: Task, worker: str, limit: int, lease_s: float) -> list[Claim]:
         """Lease up to `limit` due rows; an empty answer means none now, `pending` tells whether some come later."""
         check_limit(limit, lease_s)
-        self.register([task])
-        first = next(self._turns)  # not always the same shard
-        claims: list[Claim] = []
-        for step in range(len(self._shards)):
-            number = (first + step) % len(self._shards)
-            claims += self._claim(number, task.name, worker, limit - len(claims), lease_s)
-            if len(claims) == limit:
-                break
-        return claims
+        return claim_shards(self, task, worker, limit, lease_s)
 
     def complete(self, task: str, results: Mapping[Claim, Result]) -> int:
         """Store the results whose claims are still held and return how many these are, or ValueError and nothing."""
-        slot = self.router.slot
+        slot, columns = self.router.slot, self.columns(task)
         answers = [
-            Answer(slot(claim.id), claim.id, result_text(result, task, claim.id), result.drop, claim.token)
+            Answer(slot(claim.id), claim.id, typed_text(result, task, claim.id, columns), result.drop, claim.token)
             for claim, result in results.items()
         ]
-        stored = 0
-        for number, part in self.router.split(answers, lambda answer: answer.id).items():
-            if self._knows(number, task):
-                stored += self.guarded(number, lambda c, d, p=part: complete_rows(c, d, task, p))
-        return stored
+
+        def store(connection: Connection, dag: Dag, part: list[Answer]) -> int:
+            if task in dag.queued:
+                return complete_rows(connection, dag, task, part)
+            check_current(connection, dag)
+            return 0
+
+        return sum(self.routed(answers, lambda answer: answer.id, store))
+
+    def exchange(
+        self, task: Task, results: Mapping[Claim, Result], worker: str, limit: int, lease_s: float
+    ) -> tuple[int, list[Claim]]:
+        """`complete` and `claim` in one round trip: how many results were stored, and the next rows."""
+        return exchange(self, task, results, worker, limit, lease_s)
 
     def fail(self, task: str, claim: Claim, error: str) -> None:
         """Send a row that is still held to the end of the queue, or set it aside after its last attempt."""
         held = Lease(slot=self.router.slot(claim.id), id=claim.id, token=claim.token)
-        number = self.router.shard(claim.id)
-        if self._knows(number, task):
-            self._shards[number].attempt(lambda c: fail_row(c, task, held, error, self.max_attempts, self.retry_s))
+
+        def end(connection: Connection, dag: Dag, _: list[Lease]) -> None:
+            with connection.pipeline():  # the two go out together
+                if task in dag.queued:
+                    fail_row(connection, task, held, error, self.max_attempts, self.retry_s)
+                check_current(connection, dag)  # a row that has moved meanwhile is held where it is now
+
+        self.routed([held], lambda lease: lease.id, end)
 
     def scan(self, *, kept_by: Sequence[str] = (), limit: int | None = None) -> Iterator[Row]:
         """Rows in order of id with all their results in the order in which they came in.
 
         Pages are read as they are needed, each as of its own moment.
         """
-        size = scan.PAGE_ROWS if limit is None else max(1, min(limit, scan.PAGE_ROWS))
-
-        def stream(number: int) -> Iterator[Row]:
-            def fetch(after: str) -> list[Row]:
-                return self.guarded(number, lambda c, d: scan.page(c, d, after=after, limit=size, kept_by=kept_by))
-
-            return scan.pages(fetch, size)
-
-        return merged([stream(number) for number in range(len(self._shards))], limit)
+        return walk(self.shards, kept_by, limit)
 
     def put(self, task: str, results: Mapping[str, Result]) -> None:
         """Store results by row id through the funnels and return when they are durable.
 
         ValueError names ids that are not in the table or whose values PostgreSQL refuses, after storing the others.
         """
-        check_name(task)
+        columns = self.columns(check_name(task))
         values = {
-            (task, row_id): (result_text(result, task, row_id), result.drop) for row_id, result in results.items()
+            (task, row_id): (typed_text(result, task, row_id, columns), result.drop)
+            for row_id, result in results.items()
         }
         self.declare_results(task)
-        waiting = []
-        stream = iter(values.items())
-        while chunk := list(islice(stream, _CHUNK_ROWS)):
-            for number, part in self.router.split(chunk, lambda pair: pair[0][1]).items():
-                waiting.append(self._funnel(number).submit(dict(part)))
-        refused = {row_id: error for future in waiting for (_, row_id), error in future.result().items()}
-        if refused:
+        if refused := self._puts.store(values):
             row_id, error = min(refused.items(), key=lambda pair: pair[0])
             raise ValueError(f"{len(refused)} results were not stored, such as that of {row_id!r}: {error}") from error
+
+    def extend(self, task: str, claims: Iterable[Claim], lease_s: float) -> int:
+        """Let claims that are still held last `lease_s` from now, if that is longer; return how many are held."""
+        check_lease(lease_s)
+        return controls.extend(self, task, claims, lease_s)
+
+    def pause(self, task: str) -> None:
+        """Give no more claims of this task until `resume`, here or anywhere; rows keep arriving."""
+        controls.pause(self, task)
+
+    def resume(self, task: str) -> None:
+        """Undo `pause`."""
+        controls.resume(self, task)
+
+    def prioritise(self, task: str, ids: Iterable[str], priority: int) -> int:
+        """Let these queued rows be claimed before all of a lower priority; return for how many it is another one."""
+        return controls.prioritise(self, task, ids, priority)
+
+    def backlog(self, task: str) -> int:
+        """About `pending`, for autoscaling: exact up to 10,000 rows a shard, from statistics beyond."""
+        return controls.backlog(self, task)
+
+    def columns(self, task: str) -> Mapping[str, str]:
+        """The types of the typed columns of a task's results by name."""
+        dags = self.shards.view.dags
+        return {name: kind for _, dag in sorted(dags.items()) for name, kind in dag.columns.get(task, {}).items()}
 
     def due(self, task: str) -> int:
         """About how many rows could be claimed now; a shard stops counting at 10,000."""
@@ -175,101 +196,82 @@ class Krablet:
 
     def release(self, worker: str, *, crashed: bool = False) -> int:
         """End every lease of this worker, as if never claimed, or as lost in a crash; return how many."""
-        tasks = {task for dag in self._dags for task in dag.queued}
-        return sum(sum(self._each(task, lambda c, d, t=task: release_rows(c, t, worker, crashed))) for task in tasks)
+        released: list[int] = []
+
+        def end(number: int, connection: Connection, dag: Dag) -> None:
+            for task in sorted(dag.queued):
+                released.append(release_rows(connection, task, worker, crashed))
+
+        self.shards.everywhere(end)
+        return sum(released)
 
     def dead(self, task: str) -> list[Dead]:
         """The rows that this task gave up on, in order of id."""
-        found = [shard.attempt(lambda c: counts.dead_rows(c, task)) for shard in self._shards]
+        found = self.shards.everywhere(lambda n, c, d: counts.dead_rows(c, task))
         return sorted((dead for part in found for dead in part), key=lambda dead: dead.id)
 
     def revive(self, task: str) -> int:
         """Give the task's dead rows all their attempts again, say after a bug was fixed; return how many."""
-        return sum(self._each(task, lambda c, d: counts.revive_rows(c, d, task)))
+        revived: list[int] = []
+        self._each(task, lambda c, d: revived.append(counts.revive_rows(c, d, task)))
+        return sum(revived)
 
     def stats(self) -> dict[str, Stats]:
         """Where every task stands; reads all results."""
+
+        def count(number: int, connection: Connection, dag: Dag) -> dict[str, counts.Tally]:
+            check_current(connection, dag)  # all tasks, also the newest
+            return {task: counts.tally(connection, dag, task) for task in dag.after}
+
         tallies: dict[str, counts.Tally] = {}
-        for number, shard in enumerate(self._shards):
-            dag = self._dags[number] = shard.attempt(load)
-            for task in dag.after:
-                found = shard.attempt(lambda c, d=dag, t=task: counts.tally(c, d, t))
-                tallies[task] = tallies.get(task, counts.Tally()) + found
+        for found in self.shards.everywhere(count):
+            for task, tally in found.items():
+                tallies[task] = tallies.get(task, counts.Tally()) + tally
         return {task: tallies[task].stats() for task in sorted(tallies)}
 
     def declare_results(self, task: str) -> None:
         """Make room for the results of a task that has no queue."""
-        for number, dag in enumerate(self._dags):
-            if task not in dag.after:
-                self._dags[number] = self._shards[number].attempt(lambda c: declare(c, {}, [task]))
 
-    def guarded(self, number: int, work: Callable[[Connection, Dag], T]) -> T:
-        """Do `work` on a shard with its DAG, again where the connection broke or the DAG turned out to be old."""
+        def make(number: int, patience_s: float | None) -> None:
+            known = self.shards.view.dags.get(number)
+            if known is None or task not in known.after:
+                self.shards.declare(number, lambda c: declare(c, {}, [task]), patience_s)
 
-        def current(connection: Connection) -> T:
-            for _ in range(_DAG_CHANGES):
-                try:
-                    return work(connection, self._dags[number])
-                except StaleDag:
-                    self._dags[number] = load(connection)
-            raise SchemaError(
-                f"{self._shards[number].name} gets new tasks all the time; register them once, at the start"
-            )
+        self.shards.reached(make)
 
-        return self._shards[number].attempt(current)
+    def guarded(self, number: int, work: Callable[[Connection, Dag], T], *, slots: SlotMap | None = None) -> T:
+        """Do `work` on a shard with its DAG; see `Shards.guarded`, and `routed` for work on ids."""
+        return self.shards.guarded(number, work, slots=slots)
 
-    def _open(self, connection: Connection, shard: Shard) -> Dag:
-        """Bring a shard up to date and make sure that it is the one we take it for."""
-        migrate(connection)
-        mine = (shard.number, self.router.shards, self.router.bits)
-        connection.execute("insert into shard (number, shards, bits) values (%s, %s, %s) on conflict do nothing", mine)
-        found = connection.execute("select number, shards, bits from shard").fetchone()
-        if found != mine:
-            raise SchemaError(
-                f"{shard.name} was set up as (number, shards, bits) = {found} and is now used as {mine};"
-                " give the DSNs of all shards in their order"
-            )
-        return load(connection)
+    def routed(
+        self, items: Iterable[K], key: Callable[[K], str], work: Callable[[Connection, Dag, list[K]], T]
+    ) -> list[T]:
+        """Do `work` on the items of every shard, wherever their slots go meanwhile; see `Shards.routed`."""
+        return self.shards.routed(items, key, work)
 
-    def _knows(self, number: int, task: str) -> bool:
+    def floor(self, number: int, task: str) -> Floor:
+        """Where this process's next claim from a queue starts."""
+        return self._floors.setdefault((number, task), Floor())
+
+    def knows(self, number: int, task: str) -> bool:
         """Whether the task has a queue on the shard."""
-        if task not in self._dags[number].queued:
-            self._dags[number] = self._shards[number].attempt(load)
-        return task in self._dags[number].queued
+        dag = self.shards.view.dags.get(number)
+        if dag is None or task not in dag.queued:
+            dag = self.shards.attempt(number, lambda c: self.shards.reload(number, c))
+        return task in dag.queued
+
+    def declare(self, number: int, tasks: Sequence[Task], patience_s: float | None = None) -> None:
+        """Make tasks known to a shard that does not know them."""
+        dag = self.shards.view.dags.get(number)
+        if dag is None or dag.lacks(tasks):
+            self.shards.declare(number, lambda c: declare_tasks(c, tasks), patience_s)
 
     def _each(self, task: str, work: Callable[[Connection, Dag], T]) -> list[T]:
-        """The work's answers from all shards where the task has a queue."""
-        return [self.guarded(n, work) for n in range(len(self._shards)) if self._knows(n, task)]
+        """The work's answers from all shards where the task has a queue, as of one map."""
 
-    def _claim(self, number: int, task: str, worker: str, limit: int, lease_s: float) -> list[Claim]:
-        floor = self._floors.setdefault((number, task), Floor())
-        leases = self._shards[number].attempt(
-            lambda c: lease_rows(c, task, worker, limit, lease_s, self.max_attempts, floor)
-        )
-        if not leases:
-            return []
-        rows = self.guarded(number, lambda c, d: scan.read(c, d, [(lease.slot, lease.id) for lease in leases]))
-        return [Claim(row=rows[held.id], token=held.token, id=held.id, attempt=held.attempt) for held in leases]
+        def known(number: int, connection: Connection, dag: Dag) -> list[T]:
+            if task not in dag.queued:
+                check_current(connection, dag)
+            return [work(connection, dag)] if task in dag.queued else []
 
-    def _funnel(self, number: int) -> Funnel[_Key, _Value]:
-        with self._lock:
-            if number not in self._funnels:
-                self._funnels[number] = Funnel(lambda batch: self._write(number, batch), poison=_POISON)
-            return self._funnels[number]
-
-    def _write(self, number: int, batch: Mapping[_Key, _Value]) -> dict[_Key, Exception]:
-        """Store a batch of puts in one transaction, and return those whose rows are not there."""
-        slot = self.router.slot
-
-        def store(connection: Connection, dag: Dag) -> dict[_Key, Exception]:
-            refused: dict[_Key, Exception] = {}
-            with connection.transaction():
-                for task in sorted({task for task, _ in batch}):
-                    part = [
-                        Answer(slot(row_id), row_id, *batch[task, row_id]) for name, row_id in batch if name == task
-                    ]
-                    for row_id in store_rows(connection, dag, task, part):
-                        refused[task, row_id] = ValueError("its id is not in the table; add the row first")
-            return refused
-
-        return self.guarded(number, store)
+        return [answer for part in self.shards.everywhere(known) for answer in part]

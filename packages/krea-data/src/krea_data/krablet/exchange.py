@@ -1,0 +1,82 @@
+"""Answers in, the next rows out: what a busy worker does over and over, in one round trip and one commit.
+
+A commit waits for the disk, and so does whoever claims: to do both at once halves the waiting. The two statements are
+those of `complete` and `claim`, in one transaction; whatever is unusual is left to these two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from psycopg import Connection, errors
+
+from krea_data.checks import check_limit
+from krea_data.columns import typed_text
+from krea_data.interfaces import Task
+from krea_data.krablet.answers import Answer, complete_rows, send_answers, stored_rows
+from krea_data.krablet.bands import bands_of
+from krea_data.krablet.claim import Wanted, send_claim, take_claims
+from krea_data.krablet.dag import Dag, StaleDag
+from krea_data.krablet.slots import check_current
+from krea_data.rows import Claim, Result
+
+if TYPE_CHECKING:
+    from krea_data.krablet.table import Krablet
+
+__all__ = ["exchange"]
+
+_ELSEWHERE = 8  # every so many exchanges the next rows are looked for on all shards
+
+
+def exchange(
+    krablet: Krablet, task: Task, results: Mapping[Claim, Result], worker: str, limit: int, lease_s: float
+) -> tuple[int, list[Claim]]:
+    """`complete` these results and `claim` up to `limit` rows: how many results were stored, and the claims."""
+    check_limit(limit, lease_s)
+    slots, columns = krablet.router, krablet.columns(task.name)
+    answers = [
+        Answer(
+            slots.slot(claim.id), claim.id, typed_text(result, task.name, claim.id, columns), result.drop, claim.token
+        )
+        for claim, result in results.items()
+    ]
+    claims: list[Claim] = []
+
+    def swap(connection: Connection, dag: Dag, part: list[Answer]) -> int:
+        if task.name not in dag.queued:
+            check_current(connection, dag)
+            return 0
+        floor = krablet.floor(krablet.router.shards[part[0].slot], task.name)
+        floor.claims += 1
+        place = floor.start(0)
+        usual = (
+            bands_of(dag, task.name) == floor.bands == (0,) and task.name not in dag.paused and not dag.lacks([task])
+        )
+        if not usual or len(claims) == limit or (len(krablet.dsns) > 1 and floor.claims % _ELSEWHERE == 0):
+            return complete_rows(connection, dag, task.name, part)
+        wanted = Wanted(
+            task=task.name,
+            worker=worker,
+            limit=limit - len(claims),
+            lease_s=lease_s,
+            max_attempts=krablet.max_attempts,
+            reads=getattr(task, "reads", None),
+        )
+        try:
+            with connection.pipeline():  # until it ends, one transaction
+                stored = send_answers(connection, dag, task.name, part)
+                found = send_claim(connection, dag, wanted, place)
+        except errors.UniqueViolation:
+            return complete_rows(connection, dag, task.name, part)
+        count = stored_rows(stored, dag)
+        try:
+            claims.extend(take_claims(found, dag, wanted, floor))
+        except StaleDag:  # since the results went in: they are stored, and the claim is made anew
+            pass
+        return count
+
+    stored = sum(krablet.routed(answers, lambda answer: answer.id, swap))
+    if len(claims) < limit:
+        claims += krablet.claim(task, worker, limit - len(claims), lease_s)
+    return stored, claims

@@ -1,0 +1,24 @@
+-- migration 5: pauses, priorities, typed results
+
+alter table task
+  add column paused  boolean not null default false,
+  add column bands   smallint[] not null default '{}',  -- the priorities other than 0 that rows of its queue have
+  add column columns jsonb not null default '{}',       -- the typed columns of its results: type by name
+  add column indexed text[] not null default '{}';      -- those of them that have an index
+
+do $$
+declare
+  task_name text;
+begin
+  for task_name in select name from task where queued loop
+    execute format(
+      'alter table %I add column if not exists priority smallint not null default 0, alter column attempts type int',
+      'queue_' || task_name);
+    execute format('drop index if exists %I', 'queue_' || task_name || '_by_time');
+    execute format('create index %I on %I (run_at, n) where priority = 0',
+      'queue_' || task_name || '_by_time', 'queue_' || task_name);
+    execute format('create index %I on %I (priority, run_at, n) where priority <> 0',
+      'queue_' || task_name || '_by_band', 'queue_' || task_name);
+  end loop;
+end
+$$;

@@ -1,0 +1,92 @@
+"""kill -9 at random points: what was acknowledged is there, once, and every row gets its one answer.
+
+CHAOS_CYCLES says how many kills the slow test makes, CHAOS_SEED which ones.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from krea_data.krablet import Krablet, up
+from krea_data.krablet.check import check
+from krea_data.krablet.funnel_client import FunnelClient
+
+from .crew import Crew, wait_for
+from .load import COUNTER, Load, answers_given, counters, watch_results
+from .rampage import Rampage
+from .victims import TASKS
+
+pytestmark = pytest.mark.postgres
+SEED = int(os.environ.get("CHAOS_SEED", "1"))
+VICTIMS = ["postmaster", "postmaster", "backend", "funnel", "funnel", "worker", "nobody", "reader"]
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A folder with a short path, which the servers' user may reach."""
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def run(root: Path, cycles: int) -> None:
+    """All of it on one embedded server."""
+    with up(root / "cluster", 1) as cluster, Krablet(cluster.dsns, patience_s=120.0) as krablet, Crew(root) as crew:
+        dsns, funnel, reader = list(cluster.dsns), f"unix:{root}/f", f"unix:{root}/r"
+        krablet.register(TASKS)
+        watch_results(dsns, [task.name for task in TASKS])
+        crew.start("funnel", "funnel", dsns=dsns, address=funnel)
+        crew.start("reader", "reader", dsns=dsns, address=reader)
+        crew.start("worker", "worker", dsns=dsns, name="w")
+        crew.start("nobody", "worker", dsns=dsns)
+        with FunnelClient(funnel) as client:
+            client.declare(COUNTER)
+        with Load() as load:
+            for seed in range(3):
+                load.produce(funnel, seed)
+            load.feed(krablet, "row")
+            load.read(reader, SEED)
+            rampage = Rampage(crew, cluster.root, 1, VICTIMS, SEED)
+
+            def watch() -> None:
+                assert not crew.fallen()
+                assert not load.failed()
+
+            rampage.cycles(cycles, watch=watch)
+            load.end()
+        for task in TASKS:
+            wait_for(lambda name=task.name: not krablet.pending(name), f"{task.name} does not drain")
+        assert not crew.fallen()
+        crew.finish()
+        judge(krablet, load)
+        print(dict(rampage.kills), load.acknowledged.total(), "writes", len(load.added), "rows", load.reads, load.scans)  # noqa: T201 - for who runs it alone
+        assert rampage.kills.total() == cycles
+        assert load.acknowledged.total() > 10 * cycles
+
+
+def judge(krablet: Krablet, load: Load) -> None:
+    """Nothing lost, nothing doubled, nothing left over."""
+    assert counters(krablet.dsns) == dict(load.acknowledged)
+    rows = set(load.added)
+    assert {row.id for row in krablet.scan()} >= rows
+    for task in TASKS:
+        given = answers_given(krablet.dsns, task.name)
+        assert given.keys() >= rows, "no job is lost"
+        assert set(given.values()) == {1}, "no job has two answers"
+        assert krablet.dead(task.name) == []
+    broken = [finding for finding in check(krablet.dsns) if finding.level == "broken"]
+    assert broken == []
+
+
+def test_some_kills(root: Path) -> None:
+    run(root, 8)
+
+
+@pytest.mark.slow
+def test_two_hundred_kills(root: Path) -> None:
+    began = time.monotonic()
+    run(root, int(os.environ.get("CHAOS_CYCLES", "200")))
+    print(f"{time.monotonic() - began:.0f} s")  # noqa: T201
