@@ -78,8 +78,9 @@ def test_a_compiler_traces_the_checks() -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"steps": 1.5}, r"1\.5 sampling steps; at least 1 is needed, a whole number"),
+        ({"steps": 1.5}, r"1\.5 sampling steps; give a whole number from 1"),
         ({"steps": "4"}, "'4' sampling steps"),
+        ({"steps": 10**10}, "10000000000 sampling steps; give a whole number from 1 to 10000"),
         ({"mu": float("nan")}, "mu is nan; give the shift"),
         ({"mu": 1e4}, "mu is 10000.0"),
         ({"mu": ["a", "b"]}, "mu is 'a'"),
@@ -154,7 +155,7 @@ DRAWS = [
     ({"prompts": [b"a"]}, "a prompt is b'a'; give text"),
     ({"prompts": ["\udcff"]}, "which holds half a character; decode its bytes as UTF-8"),
     ({"negative": None}, "the negative prompt is None; give text"),
-    ({"steps": 0}, "0 sampling steps; at least 1 is needed"),
+    ({"steps": 0}, "0 sampling steps; give a whole number from 1"),
     ({"steps": 1.5}, r"1\.5 sampling steps"),
     ({"steps": "3"}, "'3' sampling steps"),
     ({"steps": True}, "True sampling steps"),

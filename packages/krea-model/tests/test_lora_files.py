@@ -100,6 +100,19 @@ def test_patterns_and_rank_stabilised_alpha(tmp_path, lora):
     assert loaded["first"].scale == pytest.approx(2)
 
 
+def test_the_first_pattern_that_fits_counts_as_in_peft(tmp_path, lora):
+    save_file(stored(lora, "base_model.model.", alpha=False), tmp_path / "adapter_model.safetensors")
+    config = {"r": 4, "lora_alpha": 4, "alpha_pattern": {"blocks.0.attn.wq": 12, "attn.wq": 2}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert read(tmp_path)["blocks.0.attn.wq"].alpha == 12
+
+
+def test_settings_of_another_file_are_not_believed(tmp_path, lora):
+    save_file(stored(lora, "base_model.model.", alpha=False), tmp_path / "lora.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 32, "lora_alpha": 640}))
+    assert {adapter.scale for adapter in read(tmp_path / "lora.safetensors").values()} == {1.0}
+
+
 def test_flat_names_are_unambiguous():
     names = linears(40)
     assert len({flat(spelling) for name in names for spelling in {name, to_diffusers(name)}}) == len(

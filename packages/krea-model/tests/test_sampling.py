@@ -233,3 +233,18 @@ def test_latents_and_pictures_equal_those_of_the_pipeline_in_diffusers(twin, gui
     assert (got - want[0]).abs().max() <= (1e-4 if guidance else 5e-6)
     decoded = QwenImageAutoencoder(pipeline.vae).decode(unpack(want[0], [grid])[0][None])
     assert (decoded / 2 + 0.5 - picture).abs().max() <= 2e-6
+
+
+def test_whole_numbers_are_times_and_what_does_not_go_down_is_refused():
+    x, image = torch.randn(2, 1, 64).unbind()
+    cond, grids = Conditioning(torch.zeros(1, 2, 4), (1,)), [(1, 1)]
+
+    def straight(x, t, cond, grids):
+        assert t.dtype == torch.float32
+        return x - image
+
+    assert torch.equal(euler(straight, x, cond, grids, [1, 0]), euler(straight, x, cond, grids, [1.0, 0.0]))
+    with pytest.raises(ValueError, match="0 times; give two or more that go down"):
+        start(image, x, grids, [])
+    with pytest.raises(ValueError, match=r"times that go up from 0\.0 to 1\.0"):
+        euler(straight, x, cond, grids, [0.0, 1.0])

@@ -91,6 +91,10 @@ def save_as(data: bytes, path: Path) -> Path:
             file.flush()
             os.fsync(file.fileno())
         _publish(part, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise OSError(f"cannot write {path} ({error.strerror}); make room or choose another place") from error
     finally:
         part.unlink(missing_ok=True)
     return path

@@ -1,5 +1,6 @@
 """What is wrong with a folder's files, in one ValueError: JSON that is none, and the many errors of libraries."""
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ def damage_named(place: Path, part: str) -> Iterator[None]:
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error is one of the many that say that memory is used up."""
     text = str(error).lower()
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and ("allocate" in text or "alloc_failed" in text)
     )

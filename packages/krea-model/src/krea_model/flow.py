@@ -25,6 +25,7 @@ __all__ = [
 
 
 MOST_MU = 700.0  # e to that is still a number
+MOST_STEPS = 10_000
 
 
 def mix(image: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
@@ -55,8 +56,10 @@ def shift_mu(tokens: int) -> float:
 
 def timesteps(steps: int, mu: float) -> list[float]:
     """steps + 1 times from 1 to 0, shifted by mu."""
-    if not is_whole(steps, 1):
-        raise ValueError(f"{steps!r} sampling steps; at least 1 is needed, a whole number (52 for Raw, 8 for Turbo)")
+    if not is_whole(steps, 1) or steps > MOST_STEPS:
+        raise ValueError(
+            f"{steps!r} sampling steps; give a whole number from 1 to {MOST_STEPS} (52 for Raw, 8 for Turbo)"
+        )
     if not is_number(mu) or abs(mu) > MOST_MU:
         raise ValueError(f"mu is {mu!r}; give the shift of the times as a number (0 is none, 1.15 for Turbo)")
     u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)

@@ -145,6 +145,8 @@ def _stated(file: Path) -> dict[str, Any]:
     """The PEFT configuration that came with the file, empty if none did."""
     with open_tensors(file) as stored:
         metadata = stored.metadata() or {}
+        downs = [key for key in stored.keys() if "lora_A" in key or "lora_down" in key]  # noqa: SIM118
+        ranks = {next(iter(stored.get_slice(key).get_shape()), 0) for key in downs}
     beside = file.with_name("adapter_config.json")
     try:
         if METADATA in metadata:
@@ -152,10 +154,19 @@ def _stated(file: Path) -> dict[str, Any]:
             stated = {key.removeprefix("transformer."): value for key, value in stated.items()}
         else:
             stated = json.loads(beside.read_text("utf-8")) if beside.is_file() else {}
+            if file.name != "adapter_model.safetensors" and not _may_be_of(stated, ranks):
+                return {}
         _check_settings(stated)
     except (ValueError, TypeError, AttributeError, re.error) as error:
         raise ValueError(f"the PEFT settings of {file} are damaged ({error}); get the file again") from error
     return stated
+
+
+def _may_be_of(stated: Any, ranks: set[int]) -> bool:
+    """Whether settings that lie beside a file speak of its ranks; if not, they belong to another file."""
+    if not isinstance(stated, dict) or "r" not in stated:
+        return True
+    return ranks <= {stated["r"], *dict(stated.get("rank_pattern") or {}).values()}
 
 
 def _check_settings(stated: Any) -> None:
@@ -191,6 +202,7 @@ def _alpha(layer: str, rank: int, stated: Mapping[str, Any]) -> float:
     for pattern, value in (stated.get("alpha_pattern") or {}).items():
         if any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in (layer, to_diffusers(layer))):
             alpha = float(value)
+            break  # as in PEFT, the first that fits
     return alpha * rank**0.5 if stated.get("use_rslora") else alpha  # rank-stabilised: alpha / sqrt(r), 2312.03732
 
 

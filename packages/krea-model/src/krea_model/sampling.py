@@ -173,12 +173,13 @@ def _steps(times: Times, x: Tensor, grids: Grids) -> Iterator[tuple[Tensor, Any,
     shared = [t for t in times if not isinstance(t, Sequence)]
     if rows and all(row == rows[0] for row in rows):
         shared = rows[0]
-    _check_times([t for row in [*rows, shared] for t in row])
+    for row in rows or [shared]:
+        _check_times(row)
     if rows and (len(rows) != len(grids) or len({len(row) for row in rows}) != 1):
         raise ValueError(f"times for {len(rows)} images of {len(grids)}; give each image a list, all of one length")
     if shared:
         for t, after in pairwise(shared):
-            yield torch.full((len(grids),), t, device=x.device), t, after
+            yield torch.full((len(grids),), float(t), device=x.device), t, after
         return
     columns = torch.tensor(rows, dtype=torch.float64).T.to(x.device, x.dtype)
     for t, after in pairwise(columns):
@@ -191,3 +192,6 @@ def _check_times(times: Sequence[Any]) -> None:
         raise ValueError(
             f"a time of {wrong[0]}; they run from 1 (noise) to 0 (image): divide diffusers' timesteps by 1000"
         )
+    if len(times) < 2 or any(after > t for t, after in pairwise(times)):
+        shown = f"{len(times)} times" if len(times) < 2 else f"times that go up from {min(times)} to {max(times)}"
+        raise ValueError(f"{shown}; give two or more that go down, as `timesteps` makes them")
