@@ -2,8 +2,9 @@
 
 `python benchmarks/warehouse/drains.py ours|pgqueuer|procrastinate DSN --jobs 10000 --processes 4 --batch 100` prints
 {"done": jobs, "seconds": from the first job to the last} as JSON. The peers run by their own means: their public API,
-their schema, their worker loop on uvloop, logs off. Ours leases with a fencing token, and stores a result for every
-job. The databases of the peers are made anew each time, beside the one that the DSN names; ours needs an empty schema.
+their schema, their worker loop (pgqueuer's own command runs it on uvloop too), logs off. Ours leases with a fencing
+token, and stores a result for every job. The databases of the peers are made anew each time, beside the one that the
+DSN names; ours needs an empty schema.
 """
 
 import argparse
@@ -107,8 +108,6 @@ def procrastinate_ready(dsn: str, jobs: int) -> str:
 
 def procrastinate(dsn: str, batch: int, name: str) -> Span:
     """Their worker until their queue is empty; it takes jobs one by one, so that a batch is ten at the same time."""
-    import uvloop
-
     stamps: list[float] = []
 
     async def drain() -> None:
@@ -123,7 +122,7 @@ def procrastinate(dsn: str, batch: int, name: str) -> Span:
                 listen_notify=False,
             )
 
-    uvloop.run(drain())
+    asyncio.run(drain())
     return _span(stamps)
 
 
@@ -177,7 +176,6 @@ def _work(library: str, dsn: str, batch: int, name: str, gate: Any, spans: Any) 
     if library != "ours":
         logging.disable(logging.WARNING)
         __import__(library)
-        __import__("uvloop")
     gate.wait()
     spans.put(WORK[library](dsn, batch, name))
 

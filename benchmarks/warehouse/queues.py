@@ -29,9 +29,9 @@ from krea_data.testing import FakeTask
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-JOBS = {"ours": 60_000, "pgqueuer": 30_000, "procrastinate": 1500}
+JOBS = {"ours": 50_000, "pgqueuer": 20_000, "procrastinate": 500}
 QUICK_JOBS = {"ours": 600, "pgqueuer": 400, "procrastinate": 40}
-ROUNDS = 5
+ROUNDS = 7
 PER_SECOND = 2000  # jobs of the steady stream
 BATCH = 100
 
@@ -67,6 +67,8 @@ def pinned(dsn: str, quick: bool = False) -> dict[str, float]:
             stream.run(free_s)
             free = _middle(stream.claims_s)
             with psycopg.connect(own) as reader:
+                reader.execute("set idle_in_transaction_session_timeout = 0")
+                reader.commit()
                 reader.execute("set transaction isolation level repeatable read")
                 reader.execute("select count(*) from images")
                 stream.run(held_s - tail_s)

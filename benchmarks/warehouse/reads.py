@@ -2,7 +2,8 @@
 
 One client process with 16 requests in flight, one server process, everything on this machine. In every round each way
 has its turn; figures are medians of the ratios of a round. `point`: one row by id. `many`: 100 rows by id in a
-request. `scan`: all rows in order of id. At the end 2,000 clients read at once while the server's backends are counted.
+request. `one point`, `one many`: the same with one request at a time. `scan`: all rows in order of id. At the end
+2,000 clients read at once while the server's backends are counted.
 PgBouncer (transaction mode, as many server connections as the reader) takes part where it is installed.
 """
 
@@ -87,8 +88,10 @@ async def _compare(
             for name, (ask, scan) in ways.items():
                 rates[name].append(
                     {
-                        "point": await _rate(ask, ids, 1, seconds),
-                        "many": await _rate(ask, ids, MANY, seconds / 2),
+                        "point": await _rate(ask, ids, 1, FLIGHT, seconds),
+                        "many": await _rate(ask, ids, MANY, FLIGHT, seconds / 2),
+                        "one point": await _rate(ask, ids, 1, 1, seconds / 2),
+                        "one many": await _rate(ask, ids, MANY, 1, seconds / 2),
                         "scan": await _scan_rate(scan, len(ids), seconds / 2),
                     }
                 )
@@ -105,19 +108,20 @@ def _ratios(rates: dict[str, list[dict[str, float]]]) -> dict[str, float]:
                 mine[what] / other[what] for mine, other in pairs
             )
     for name, mine in rates.items():
-        found[f"reads_many_vs_point_{name}"] = statistics.median(one["many"] / one["point"] for one in mine)
+        found[f"reads_many_vs_one_{name}"] = statistics.median(one["one many"] / one["one point"] for one in mine)
     return dict(sorted(found.items()))
 
 
 def _print(rates: dict[str, list[dict[str, float]]]) -> None:
-    print(f"{'rows a second':14}{'point':>10}{'many':>10}{'scan':>10}")
+    columns = list(next(iter(rates.values()))[0])
+    print(f"{'rows a second':14}" + "".join(f"{what:>11}" for what in columns))
     for name, found in rates.items():
-        medians = (statistics.median(one[what] for one in found) for what in ("point", "many", "scan"))
-        print(f"{name:14}" + "".join(f"{median:>10,.0f}" for median in medians), flush=True)
+        medians = (statistics.median(one[what] for one in found) for what in columns)
+        print(f"{name:14}" + "".join(f"{median:>11,.0f}" for median in medians), flush=True)
 
 
-async def _rate(ask: Ask, ids: list[str], size: int, seconds: float) -> float:
-    """Rows a second with `FLIGHT` requests for `size` random rows on the way."""
+async def _rate(ask: Ask, ids: list[str], size: int, flight: int, seconds: float) -> float:
+    """Rows a second with `flight` requests for `size` random rows on the way."""
     found = 0
     end = time.perf_counter() + seconds
 
@@ -125,10 +129,11 @@ async def _rate(ask: Ask, ids: list[str], size: int, seconds: float) -> float:
         nonlocal found
         draw = random.Random(seed)
         while time.perf_counter() < end:
-            found += await ask(draw.sample(ids, size) if size > 1 else [draw.choice(ids)])
+            got = await ask(draw.sample(ids, size) if size > 1 else [draw.choice(ids)])
+            found += got  # not before the wait: the others count too
 
     start = time.perf_counter()
-    await asyncio.gather(*map(one, range(FLIGHT)))
+    await asyncio.gather(*map(one, range(flight)))
     return found / (time.perf_counter() - start)
 
 

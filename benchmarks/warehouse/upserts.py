@@ -4,8 +4,8 @@
 
 Both sides do the same to the same table: add 1 to a counter and set a payload of 150 bytes, in a row drawn at random.
 One side is a funnel in a process of its own and a client process that waits for 512 single writes at a time, over a
-socket. The other is psycopg at its best number of connections, spread over processes and driven by asyncio. Both run in
-turn, round after round; the figures are medians of the rounds' ratios.
+socket. The other is psycopg at its best number of connections, from threads of two processes, and beside that from
+coroutines on uvloop. All run in turn, round after round; the figures are medians of the rounds' ratios.
 """
 
 import argparse
@@ -46,8 +46,36 @@ BARS = {1: 60.0, 100: 20.0, 10_000: 8.0}  # by number of keys
 # Processes of the benchmark: each says that it is ready, waits for a line, works, and prints what it did as JSON.
 
 
-async def naive(dsn: str, connections: int, keys: int, seconds: float, seed: int) -> dict[str, Any]:
-    """One-row autocommits on some connections."""
+def naive(dsn: str, connections: int, keys: int, seconds: float, seed: int) -> dict[str, Any]:
+    """One-row autocommits, a connection to a thread: what code does that uses psycopg plainly."""
+    slots = Shards([dsn], bits=None, patience_s=10.0).view.slots
+    names = [(slots.slot(f"key {n}"), f"key {n}") for n in range(keys)]
+    taken: list[float] = []
+    start = threading.Event()
+
+    def produce(number: int) -> None:
+        draw = random.Random(seed * 1000 + number)
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute("select 1")
+            start.wait()
+            while (began := time.perf_counter()) < end:
+                connection.execute(ONE, (*names[draw.randrange(keys)], PAYLOAD), prepare=True)
+                taken.append(time.perf_counter() - began)
+
+    threads = [threading.Thread(target=produce, args=(number,)) for number in range(connections)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.4 + 0.01 * connections)
+    _say_ready()
+    end = time.perf_counter() + seconds
+    start.set()
+    for thread in threads:
+        thread.join()
+    return {"taken": taken}
+
+
+async def naive_on_loops(dsn: str, connections: int, keys: int, seconds: float, seed: int) -> dict[str, Any]:
+    """One-row autocommits from coroutines on uvloop: the fastest that psycopg does them."""
     opened = [await psycopg.AsyncConnection.connect(dsn, autocommit=True) for _ in range(connections)]
     slots = Shards([dsn], bits=None, patience_s=10.0).view.slots
     names = [(slots.slot(f"key {n}"), f"key {n}") for n in range(keys)]
@@ -59,7 +87,7 @@ async def naive(dsn: str, connections: int, keys: int, seconds: float, seed: int
             await connection.execute(ONE, (*names[draw.randrange(keys)], PAYLOAD), prepare=True)
             taken.append(time.perf_counter() - began)
 
-    await _go()
+    await asyncio.to_thread(_say_ready)
     end = time.perf_counter() + seconds
     await asyncio.gather(*(produce(connection, n) for n, connection in enumerate(opened)))
     for connection in opened:
@@ -80,20 +108,21 @@ async def through(address: str, flying: int, keys: int, seconds: float, seed: in
             await target.write(names[draw.randrange(keys)], {"n": 1, "payload": PAYLOAD})
             taken.append(time.perf_counter() - began)
 
-    await _go()
+    await asyncio.to_thread(_say_ready)
     end = time.perf_counter() + seconds
     await asyncio.gather(*map(produce, range(flying)))
     await funnel.close()
     return {"taken": taken}
 
 
-async def _go() -> None:
+def _say_ready() -> None:
     print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
+    sys.stdin.readline()
 
 
 def serve(dsns: list[str], address: str) -> None:
     """A funnel until SIGTERM."""
+
     run_funnel(dsns, address, ready=lambda said: print(said, flush=True))
 
 
@@ -102,7 +131,10 @@ def part(what: str, arguments: dict[str, Any]) -> None:
     if what == "serve":
         serve(**arguments)
         return
-    work = {"naive": naive, "through": through}[what]
+    if what == "naive":
+        print(json.dumps(naive(**arguments)))
+        return
+    work = {"naive_on_loops": naive_on_loops, "through": through}[what]
     with asyncio.Runner(loop_factory=new_loop) as runner:
         print(json.dumps(runner.run(work(**arguments))))
 
@@ -126,13 +158,10 @@ def together(processes: Sequence["subprocess.Popen[str]"], seconds: float) -> tu
     return len(taken) / seconds, taken[int(len(taken) * 0.99)]
 
 
-def by_hand(dsn: str, connections: int, keys: int, seconds: float) -> tuple[float, float]:
-    """The naive side, up to 16 connections to a process."""
-    spread = max(1, connections // 16)
-    each = connections // spread
-    return together(
-        [spawn("naive", dsn=dsn, connections=each, keys=keys, seconds=seconds, seed=n) for n in range(spread)], seconds
-    )
+def by_hand(dsn: str, connections: int, keys: int, seconds: float, what: str = "naive") -> tuple[float, float]:
+    """The naive side, spread over two processes."""
+    each = {"dsn": dsn, "connections": connections // 2, "keys": keys, "seconds": seconds}
+    return together([spawn(what, **each, seed=n) for n in range(2)], seconds)
 
 
 def by_funnel(address: str, flying: int, keys: int, seconds: float) -> tuple[float, float]:
@@ -169,23 +198,24 @@ def prepared(dsn: str, keys: int) -> None:
 
 
 def contended(dsn: str, keys: int, seconds: float, rounds: int, counts: Sequence[int], flying: int) -> dict[str, float]:
-    """Our rate over the best naive one, and what both were."""
-    ratios, ours, theirs = [], [], []
+    """Our rate over the best naive one, from threads and from loops."""
+    rates: dict[str, list[float]] = {"naive": [], "naive_on_loops": [], "ours": []}
     with funnel(dsn) as address:
         for _ in range(rounds):
             prepared(dsn, keys)
-            best = max(by_hand(dsn, count, keys, seconds)[0] for count in counts)
-            mine = by_funnel(address, flying, keys, seconds)[0]
-            ratios.append(mine / best)
-            ours.append(mine)
-            theirs.append(best)
-    ratio = statistics.median(ratios)
+            for what in ("naive", "naive_on_loops"):
+                rates[what].append(max(by_hand(dsn, count, keys, seconds, what)[0] for count in counts))
+            rates["ours"].append(by_funnel(address, flying, keys, seconds)[0])
+    found = {what: [a / b for a, b in zip(rates["ours"], rates[what], strict=True)] for what in rates}
+    ratio, loops = (statistics.median(found[what]) for what in ("naive", "naive_on_loops"))
+    ours, threads, tuned = (statistics.median(rates[what]) for what in ("ours", "naive", "naive_on_loops"))
     print(
-        f"{keys:>6} keys: funnel {statistics.median(ours):>9,.0f}/s, autocommit {statistics.median(theirs):>7,.0f}/s,"
-        f" {ratio:.1f} times ({min(ratios):.1f} to {max(ratios):.1f}; bar {BARS.get(keys, 0):g})",
+        f"{keys:>6} keys: funnel {ours:>9,.0f}/s, autocommit {threads:>7,.0f}/s, {ratio:.1f} times"
+        f" ({min(found['naive']):.1f} to {max(found['naive']):.1f}; bar {BARS.get(keys, 0):g});"
+        f" on uvloop {tuned:,.0f}/s, {loops:.1f} times",
         flush=True,
     )
-    return {f"funnel_vs_autocommit_{keys}": ratio}
+    return {f"funnel_vs_autocommit_{keys}": ratio, f"funnel_vs_autocommit_on_uvloop_{keys}": loops}
 
 
 def latency(dsn: str, seconds: float, rounds: int, flying: int) -> dict[str, float]:

@@ -34,7 +34,7 @@ class TableContract(QueueContract):
         self.elapse(table, 2 * LEASE_S)
         assert table.due("fake") == 30
 
-    def test_a_lost_lease_isrefused(self, table: FullTable) -> None:
+    def test_a_lost_lease_is_refused(self, table: FullTable) -> None:
         table.add(rows(3))
         task = FakeTask()
         old = self.claim(table, task)

@@ -31,6 +31,10 @@ class TypedTask(Task, Protocol):
     `columns` are the types (int, float, str, bool) of fields of its value: values of another type are refused, and the
     krablet keeps these fields in typed columns. `indexed` are those of them with an index over the rows that were kept.
     `reads` are the tasks whose results its rows bring along, None for all: fewer make a faster claim.
+
+    What it takes of a worker (usual values: `krea_data.runtime.limits`): `batch`, rows of a call at most;
+    `prefetch_bytes` of the next batch's blobs, read during this one; `isolated`, run in a child process, where a row
+    that crashes it, hangs or takes too much memory fails alone; `memory_bytes` of that process; `timeout_s`.
     """
 
     @property

@@ -38,6 +38,7 @@ class _Entry:
 
     order: int
     due_at: float = float("-inf")
+    held_until: float = float("-inf")
     attempts: int = 0
     crashes: int = 0
     priority: int = 0
@@ -64,8 +65,7 @@ class MemoryTable:
         self._rows: dict[str, Row] = {}
         self._results: dict[str, dict[str, Result]] = {}
         self._after: dict[str, tuple[str, ...]] = {}
-        self._columns: dict[str, dict[str, str]] = {}
-        self._paused: set[str] = set()
+        self._columns, self._paused = dict[str, dict[str, str]](), set[str]()
         self._queues: dict[str, dict[str, _Entry]] = {}
         self._dead: dict[str, dict[str, Dead]] = {}
         self._token = 0
@@ -113,7 +113,7 @@ class MemoryTable:
                 room = min(room, allowance(limit, crashes, self._spent(entry.attempts + 1)))
                 if len(claims) >= room:
                     break
-                entry.crashes, entry.attempts, entry.due_at = crashes, entry.attempts + 1, now + lease_s
+                entry.crashes, entry.attempts, entry.held_until = crashes, entry.attempts + 1, now + lease_s
                 entry.token, entry.worker = self._token, worker
                 row = self._row(row_id, getattr(task, "reads", None))
                 claims.append(Claim(row=row, token=self._token, id=row_id, attempt=entry.attempts))
@@ -132,7 +132,7 @@ class MemoryTable:
         with self._lock:
             if self._held(task, claim):
                 entry = self._queues[task][claim.id]
-                entry.token, entry.error = None, error
+                entry.token, entry.error, entry.held_until = None, error, float("-inf")
                 entry.due_at = self._clock() + min(self.retry_s * 2 ** min(entry.attempts, 60), _LONGEST_WAIT_S)
                 self._buried(task, claim.id, entry)
 
@@ -170,16 +170,12 @@ class MemoryTable:
     def pause(self, task: str) -> None:
         """Give no more claims of this task until `resume`; rows keep arriving."""
         with self._lock:
-            if task not in self._after:
-                raise ValueError(f"there is no queue of a task {task!r}; register the task first, or look at its name")
-            self._paused.add(task)
+            self._paused.add(self._known(task))
 
     def resume(self, task: str) -> None:
         """Undo `pause`."""
         with self._lock:
-            if task not in self._after:
-                raise ValueError(f"there is no queue of a task {task!r}; register the task first, or look at its name")
-            self._paused.discard(task)
+            self._paused.discard(self._known(task))
 
     def prioritise(self, task: str, ids: Iterable[str], priority: int) -> int:
         """Let these queued rows be claimed before all of a lower priority; return for how many it is another one."""
@@ -201,7 +197,7 @@ class MemoryTable:
             held = {claim.id for claim in claims if self._held(task, claim)}
             for row_id in held:
                 entry = self._queues[task][row_id]
-                entry.due_at = max(entry.due_at, end)
+                entry.held_until = max(entry.held_until, end)
             return len(held)
 
     def release(self, worker: str, *, crashed: bool = False) -> int:
@@ -209,9 +205,9 @@ class MemoryTable:
         with self._lock:
             now = self._clock()
             entries = [entry for task in self._after for entry in self._entries(task).values()]
-            leased = [entry for entry in entries if entry.worker == worker and entry.token and entry.due_at > now]
+            leased = [entry for entry in entries if entry.worker == worker and entry.token and entry.held_until > now]
             for entry in leased:
-                entry.due_at = now
+                entry.due_at, entry.held_until = now, float("-inf")
                 if not crashed:
                     entry.token, entry.attempts = None, entry.attempts - 1
             return len(leased)
@@ -232,11 +228,16 @@ class MemoryTable:
             known = {name for results in self._results.values() for name in results}.union(self._after)
             return {task: self._task_stats(task) for task in sorted(known)}
 
+    def _known(self, task: str) -> str:
+        if task not in self._after:
+            raise ValueError(f"there is no queue of a task {task!r}; register the task first, or look at its name")
+        return task
+
     def _task_stats(self, task: str) -> Stats:
         results = [found[task] for found in self._results.values() if task in found]
         dropped = Counter(result.drop for result in results if result.drop is not None)
         now = self._clock()
-        leased = sum(e.token is not None and e.due_at > now for e in self._entries(task).values())
+        leased = sum(e.token is not None and e.held_until > now for e in self._entries(task).values())
         return Stats(
             done=len(results),
             kept=len(results) - dropped.total(),
@@ -268,7 +269,11 @@ class MemoryTable:
 
     def _due(self, task: str, now: float) -> list[tuple[str, _Entry]]:
         """The rows that could be claimed, with their places."""
-        return [(row_id, entry) for row_id, entry in self._entries(task).items() if entry.due_at <= now]
+        return [
+            (row_id, entry)
+            for row_id, entry in self._entries(task).items()
+            if max(entry.due_at, entry.held_until) <= now
+        ]
 
     def _held(self, task: str, claim: Claim) -> bool:
         entry = self._entries(task).get(claim.id)

@@ -48,6 +48,7 @@ class Claim:
     token: int
     id: str
     attempt: int = field(compare=False, default=1)
+    slot: int | None = field(compare=False, default=None, repr=False)  # where its table found it, if that told
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -104,7 +104,9 @@ class Pair:
 
     def elapse(self) -> None:
         self.now_s += FOREVER_S
-        statement = sql.SQL("update {} set run_at = run_at - interval '3000 s'")
+        statement = sql.SQL(
+            "update {} set run_at = run_at - interval '3000 s', held_until = held_until - interval '3000 s'"
+        )
         for number in range(len(self.krablet.dsns)):
             for task in TASKS:
                 self.krablet.guarded(number, lambda c, _, t=task.name: c.execute(statement.format(queue(t))))

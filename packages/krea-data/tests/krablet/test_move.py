@@ -32,7 +32,8 @@ def contents(dsn: str, *, served: bool = True) -> dict[str, list[tuple[Any, ...]
                 continue
             columns = sql.SQL(", ").join(map(sql.Identifier, shape.written))
             where = sql.SQL("where slot not in (select slot from away)" if served else "")
-            statement = sql.SQL("select {} from {} {}").format(columns, sql.Identifier(shape.name), where)
+            statement = sql.SQL("select row({})::text from {} {}")  # as text: Python's times have no "-infinity"
+            statement = statement.format(columns, sql.Identifier(shape.name), where)
             found[shape.name] = connection.execute(statement).fetchall()
         return found
 

@@ -21,7 +21,7 @@ from krea_data.krablet.reads import Limits, Reads
 from krea_data.krablet.record_reads import RecordReads
 from krea_data.krablet.record_tables import declare_record
 from krea_data.krablet.records import Column, Record
-from krea_data.krablet.rpc import Broken, Busy
+from krea_data.krablet.rpc import Busy
 from krea_data.krablet.scanning import letters
 from krea_data.krablet.selects import Known, Page, all_columns, keys_statement, page_statement, parse_columns
 from krea_data.rows import Result, Row
@@ -324,24 +324,6 @@ def test_keys_and_pages_are_found_in_the_index(new_dsns: Callable[[int], list[st
             assert "Index Scan using images_by_id" in found
             assert "Index Cond: (id > 'synthetic/02500'" in found
             assert "Seq Scan on images" not in found
-
-
-def pieces_of(count: int, end: bool = True) -> list[bytes]:
-    writer = Writer(all_columns(()))
-    pieces = [writer.page([(f"{page}/{n}", "b", "{}") for n in range(10)]) for page in range(count)]
-    return [*pieces, writer.end(10 * count, ["shard 1"])] if end else pieces
-
-
-def test_a_stream_says_its_end() -> None:
-    ends: list[dict[str, Any]] = []
-    assert sum(batch.num_rows for batch in batches(pieces_of(3), ends.append)) == 30
-    assert ends == [{"rows": 30, "missing": ["shard 1"]}]
-    assert [batch.num_rows for batch in batches(pieces_of(0))] == []
-    whole = b"".join(pieces_of(3))
-    for cut in (pieces_of(3, end=False), [whole[:-400]], [whole[:1000]], [whole[:5]], [], [b"no arrow at all"]):
-        with pytest.raises(Broken, match="cut off"):
-            list(batches(cut))
-    assert sum(batch.num_rows for batch in batches(bytes([byte]) for byte in whole)) == 30
 
 
 def test_a_scan_follows_slots_that_move(filled: Krablet, use: Use) -> None:

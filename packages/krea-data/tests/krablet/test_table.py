@@ -15,7 +15,10 @@ pytestmark = pytest.mark.postgres
 
 def shift(krablet: Krablet, seconds: float) -> None:
     """Move all queues into the past."""
-    statement = sql.SQL("update {} set run_at = run_at - make_interval(secs => {})")
+    statement = sql.SQL(
+        "update {0} set run_at = run_at - make_interval(secs => {1}),"
+        " held_until = held_until - make_interval(secs => {1})"
+    )
     for number in range(len(krablet.dsns)):
         for task in krablet.guarded(number, lambda c, dag: dag).queued:
             krablet.guarded(number, lambda c, _, t=task: c.execute(statement.format(queue(t), sql.Literal(seconds))))

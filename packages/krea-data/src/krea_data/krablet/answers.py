@@ -7,20 +7,23 @@ locks the rows of images, and so does `complete_rows` where a task waits for sev
 may come at the same moment.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, LiteralString
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, LiteralString, NamedTuple
 
 from psycopg import Connection, Cursor, errors, sql
 
+from krea_data.columns import typed_text
 from krea_data.krablet.arrays import Ints, Texts
 from krea_data.krablet.dag import Dag, StaleDag, kept
 from krea_data.krablet.names import queue, result
 from krea_data.krablet.plans import aged
+from krea_data.rows import Claim, Result
 
 __all__ = [
     "Answer",
     "Entry",
+    "answers_of",
     "complete_rows",
     "complete_statement",
     "insert_rows",
@@ -93,8 +96,7 @@ _FIRST = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a task says of a row, as it goes over the wire."""
 
     slot: int
@@ -104,14 +106,29 @@ class Answer:
     token: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A new row, as it goes over the wire."""
 
     slot: int
     id: str
     blob: str
     meta: str  # JSON
+
+
+def answers_of(
+    results: Mapping[Claim, Result], task: str, columns: Mapping[str, str], slot: Callable[[str], int]
+) -> list[Answer]:
+    """Results on their way in, or ValueError naming the first that cannot be stored."""
+    return [
+        Answer(
+            slot(claim.id) if claim.slot is None else claim.slot,
+            claim.id,
+            typed_text(result, task, claim.id, columns),
+            result.drop,
+            claim.token,
+        )
+        for claim, result in results.items()
+    ]
 
 
 def complete_rows(connection: Connection, dag: Dag, task: str, answers: Sequence[Answer]) -> int:
@@ -131,7 +148,7 @@ def send_answers(
     connection: Connection, dag: Dag, task: str, answers: Sequence[Answer], *, over: bool = False
 ) -> Cursor:
     """Send what `complete_rows` does; where a task waits for several others this is for inside of a transaction."""
-    given = _columns(sorted(answers, key=lambda answer: (answer.slot, answer.id)))
+    given = _columns(sorted(answers, key=itemgetter(0, 1)))
     if dag.meets(task):
         connection.execute(_LOCK, given)
     return connection.execute(aged(complete_statement(dag, task, over=over)).encode(), given, prepare=True)
@@ -184,12 +201,13 @@ def insert_rows(connection: Connection, dag: Dag, entries: Sequence[Entry]) -> i
 
 
 def _columns(answers: Sequence[Answer]) -> dict[str, Ints | Texts]:
+    slots, ids, values, drops, tokens = zip(*answers, strict=True) if answers else ((),) * 5
     return {
-        "slots": Ints([answer.slot for answer in answers]),
-        "ids": Texts([answer.id for answer in answers]),
-        "tokens": Ints([answer.token for answer in answers]),
-        "values": Texts([answer.value for answer in answers]),
-        "drops": Texts([answer.dropped for answer in answers]),
+        "slots": Ints(slots),
+        "ids": Texts(ids),
+        "tokens": Ints(tokens),
+        "values": Texts(values),
+        "drops": Texts(drops),
     }
 
 

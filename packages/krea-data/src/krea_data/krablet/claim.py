@@ -5,9 +5,15 @@ last place that this caller claimed from, and not at the front: entries of rows 
 vacuum, for as long as anybody holds an old snapshot, and to walk over them again and again is what makes such queues
 slow. Every priority in use is a band with a floor of its own, so that the place where a scan starts stays exact: within
 a band rows enter at the end only. One statement leases the rows and reads them.
+
+A lease says `held_until` in the row and leaves its place in the index, so that no index is touched: the row is changed
+where it lies. A lease that ran out needs nobody to notice it, but its row lies below the floors. So now and then, and
+whenever nothing is found above the floor, a claim starts at the very front; rows of rolled-back claims are there too.
 """
 
 import json
+import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -41,39 +47,51 @@ __all__ = [
 Place = tuple[datetime | str, int]  # run_at, n
 FOREVER = 2**31 - 1  # attempts, where rows are never given up
 FRONT = ("-infinity", 0)
-_SWEEP = 50  # every so many claims one starts at the very front: what a rolled-back claim left behind is there
+_SWEEP_S, _SWEEPS = 2.0, 10  # after so long a claim starts at the very front, and so often in the time of a lease
+
+_LOOKS, _LONG_S, _PATIENCE = 3, 0.005, 20  # so many long looks in vain, and the next one waits so many times as long
 
 # `room`: rows that already took a worker down share their claim with ever fewer others, in the end with nobody.
 # `memory.allowance` is the same rule. The limit is written out, so that a plan made for any parameters knows it.
 _LEASE = """
 with due as materialized (
-  select slot, id, n, run_at, attempts, crashes + (token is not null)::int as crashes, worker,
-         case when token is null then error else 'its worker ' || worker || ' vanished' end as error
+  select slot, id, n, run_at, attempts, crashes + (token is not null)::int as crashes
   from {queue}
-  where priority = {band} and run_at <= now() and (run_at, n) >= (%(at)s::timestamptz, %(n)s)
+  where priority = {band} and run_at <= now() and (run_at, n) >= (%(at)s::timestamptz, %(n)s) and held_until <= now()
     and slot not in (select slot from away) and (select dag from shard) = {dag}
   order by run_at, n limit {limit} for update skip locked
-), ranked as (
-  select *, row_number() over places as place, min(case
-      when crashes = 0 then {limit}
-      when attempts + 1 >= %(max)s then 1
-      else greatest(1, {limit} >> least(3 * crashes, 30)) end) over places as room
-  from due where attempts < %(max)s window places as (order by run_at, n rows unbounded preceding)
 ), buried as (
   insert into dead (task, slot, id, attempts, error, worker)
-  select {task}, slot, id, attempts, coalesce(error, ''), worker from due where attempts >= %(max)s
+  select {task}, slot, id, q.attempts,
+         coalesce(case when token is null then error else 'its worker ' || worker || ' vanished' end, ''), worker
+  from due d join {queue} q using (slot, id) where d.attempts >= %(max)s
   on conflict (task, slot, id) do update set attempts = excluded.attempts, error = excluded.error, died_at = now()
 ), gone as (
   delete from {queue} q using due d where d.attempts >= %(max)s and q.slot = d.slot and q.id = d.id
+), chosen as (
+  select slot, id, n, run_at, crashes from due where attempts < %(max)s and not (select bool_or(crashes > 0) from due)
+  union all
+  select slot, id, n, run_at, crashes from (
+    select *, row_number() over places as place, min(case
+        when crashes = 0 then {limit}
+        when attempts + 1 >= %(max)s then 1
+        else greatest(1, {limit} >> least(3 * crashes, 30)) end) over places as room
+    from due where attempts < %(max)s and (select bool_or(crashes > 0) from due)
+    window places as (order by run_at, n rows unbounded preceding)
+  ) as ranked where place <= room
 ), stamp as (select nextval('token') as token), leased as (
   update {queue} q
-  set run_at = now() + make_interval(secs => %(lease_s)s), attempts = q.attempts + 1, crashes = r.crashes,
-      token = stamp.token, worker = %(worker)s
-  from ranked r, stamp where r.place <= r.room and q.slot = r.slot and q.id = r.id
-  returning q.slot, q.id, q.token, q.attempts, r.run_at, r.n
+  set held_until = now() + make_interval(secs => %(lease_s)s), attempts = q.attempts + 1, crashes = c.crashes,
+      token = (select token from stamp), worker = %(worker)s
+  from chosen c where q.slot = c.slot and q.id = c.id
+  returning q.slot, q.id, q.attempts, c.run_at, c.n
 )
-select s.dag, id, l.token, l.attempts, l.run_at, l.n, i.blob, i.meta::text {columns}
-from shard s left join (leased l join images i using (slot, id) {joins}) on true"""
+select s.dag, t.token, l.run_at, l.n::text, null as blob, null as meta {nulls}
+from shard s left join (select run_at, n from leased order by run_at desc, n desc limit 1) l on true
+  left join stamp t on l.n is not null
+union all
+select slot, l.attempts, null, id, i.blob, i.meta::text {columns}
+from leased l join images i using (slot, id) {joins}"""
 
 _FAIL = """
 with spent as (
@@ -84,19 +102,17 @@ with spent as (
   select {task}, slot, id, attempts, %(error)s, worker from spent
   on conflict (task, slot, id) do update set attempts = excluded.attempts, error = excluded.error, died_at = now()
 )
-update {queue} set token = null, error = %(error)s,
+update {queue} set token = null, held_until = '-infinity', error = %(error)s,
   run_at = now() + make_interval(secs => least(%(retry_s)s * 2 ^ least(attempts, 60), 3600) * (1 + random() / 4))
 where slot = %(slot)s and id = %(id)s and token = %(token)s and attempts < %(max)s"""
 
-# Leases are the rows with a token whose time is to come: both indexes of the queue find them without its backlog.
 _RELEASE = """
 with held as materialized (
   select slot, id from {queue}
-  where run_at > now() and (priority = 0 or priority <> 0) and worker = %(worker)s and token is not null
-    and slot not in (select slot from away)
+  where worker = %(worker)s and token is not null and held_until > now() and slot not in (select slot from away)
   order by slot, id for update
 )
-update {queue} q set run_at = now(), token = case when %(crashed)s then q.token end,
+update {queue} q set run_at = now(), held_until = '-infinity', token = case when %(crashed)s then q.token end,
   attempts = q.attempts - case when %(crashed)s then 0 else 1 end
 from held where q.slot = held.slot and q.id = held.id"""
 
@@ -106,7 +122,7 @@ with held as materialized (
     using (slot, id)
   where q.token = g.token order by q.slot, q.id for update of q
 )
-update {queue} q set run_at = greatest(q.run_at, now() + make_interval(secs => %(lease_s)s))
+update {queue} q set held_until = greatest(q.held_until, now() + make_interval(secs => %(lease_s)s))
 from held where q.slot = held.slot and q.id = held.id"""
 
 
@@ -117,10 +133,32 @@ class Floor:
     bands: tuple[int, ...] = (0,)
     places: dict[int, Place] = field(default_factory=dict)
     claims: int = 0
+    swept: dict[int, float] = field(default_factory=dict)  # when a claim last started at the front
+    idle: dict[int, deque[float]] = field(default_factory=dict)  # how long the last looks there took, if all in vain
+    rests: dict[int, float] = field(default_factory=dict)  # until when nobody looks there in vain again
 
-    def start(self, band: int) -> Place:
-        """The place to start from: the floor, or now and then the very front."""
-        return self.places.get(band, FRONT) if self.claims % _SWEEP else FRONT
+    def starts(self, band: int, lease_s: float) -> list[Place]:
+        """The places to start from until something is found: the floor and the front, or now and then the front.
+
+        So rows of a lease of that length come again within 1.1 times its length, while anybody claims.
+        """
+        now, place = time.monotonic(), self.places.get(band, FRONT)
+        if now < self.rests.get(band, 0.0):
+            return [place]
+        if place == FRONT or now > self.swept.get(band, 0.0) + min(_SWEEP_S, lease_s / _SWEEPS):
+            self.swept[band] = now
+            return [FRONT]
+        return [place, FRONT]
+
+    def looked(self, band: int, seconds: float, found: bool) -> None:
+        """Take note of a look from the front: if they take long and find nothing, there will be fewer of them."""
+        looks = self.idle.setdefault(band, deque(maxlen=_LOOKS))
+        if found:
+            looks.clear()
+        else:
+            looks.append(seconds)
+            if len(looks) == _LOOKS and min(looks) > _LONG_S:
+                self.rests[band] = time.monotonic() + _PATIENCE * min(looks)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,12 +192,13 @@ def claim_rows(connection: Connection, dag: Dag, wanted: Wanted, floor: Floor) -
         _check(connection.execute("select dag from shard").fetchall(), dag)
         return []
     floor.claims += 1
-    start = floor.start(wanted.band)
-    for place in (start, FRONT) if start != FRONT else (FRONT,):
-        cursor = send_claim(connection, dag, wanted, place)
-        if claims := take_claims(cursor, dag, wanted, floor):
+    for place in floor.starts(wanted.band, wanted.lease_s):
+        began = time.monotonic()
+        claims = take_claims(send_claim(connection, dag, wanted, place), dag, wanted, floor)
+        if place == FRONT:
+            floor.looked(wanted.band, time.monotonic() - began, bool(claims))
+        if claims:
             return claims
-    floor.places.pop(wanted.band, None)
     return []
 
 
@@ -175,12 +214,12 @@ def take_claims(cursor: Cursor, dag: Dag, wanted: Wanted, floor: Floor) -> list[
     """The rows that came, which raise the floor; `StaleDag` where the shard has another DAG."""
     found = cursor.fetchall()
     _check(found, dag)
-    if found[0][1] is None:
+    _, token, last_at, last_n, *_ = found[0]
+    if token is None:
         return []
-    last_at, last_n = max(line[4:6] for line in found)
-    floor.places[wanted.band] = (last_at, max(0, last_n - 4 * wanted.limit))
+    floor.places[wanted.band] = (last_at, int(last_n))
     tasks = _read(dag, wanted.task, wanted.reads)
-    return [_claim(tasks, line) for line in found]
+    return [_claim(tasks, token, line) for line in found[1:]]
 
 
 def claim_statement(dag: Dag, task: str, band: int, limit: int, reads: Sequence[str] | None = None) -> str:
@@ -189,10 +228,12 @@ def claim_statement(dag: Dag, task: str, band: int, limit: int, reads: Sequence[
     if key not in dag.statements:
         tables = [(sql.Identifier(f"r{n}"), result(name)) for n, name in enumerate(_read(dag, task, reads))]
         columns = [sql.SQL(", {0}.done_at, {0}.value::text, {0}.dropped").format(alias) for alias, _ in tables]
+        nulls = sql.SQL(", null::timestamptz, null, null") * len(tables)
         joins = [sql.SQL(" left join {} as {} using (slot, id)").format(table, alias) for alias, table in tables]
         names = {"queue": queue(task), "task": sql.Literal(task), "dag": sql.Literal(dag.version)}
         numbers = {"band": sql.Literal(band), "limit": sql.Literal(limit)}
-        statement = sql.SQL(_LEASE).format(columns=sql.Composed(columns), joins=sql.Composed(joins), **names, **numbers)
+        parts = {"nulls": nulls, "columns": sql.Composed(columns), "joins": sql.Composed(joins)}
+        statement = sql.SQL(_LEASE).format(**parts, **names, **numbers)
         dag.statements[key] = statement.as_string(None)
     return dag.statements[key]
 
@@ -240,8 +281,8 @@ def _read_json(text: str) -> dict[str, Any]:
     return json.loads(text) if text != "{}" else {}
 
 
-def _claim(tasks: Sequence[str], line: Sequence[Any]) -> Claim:
-    _, row_id, token, attempt, _, _, blob, meta, *cells = line
+def _claim(tasks: Sequence[str], token: int, line: Sequence[Any]) -> Claim:
+    slot, attempt, _, row_id, blob, meta, *cells = line
     results: dict[str, Result] = {}
     if cells:
         answered = [(cells[3 * n], n) for n in range(len(tasks)) if cells[3 * n] is not None]
@@ -249,4 +290,4 @@ def _claim(tasks: Sequence[str], line: Sequence[Any]) -> Claim:
             tasks[n]: Result(value=_read_json(cells[3 * n + 1]), drop=cells[3 * n + 2]) for _, n in sorted(answered)
         }
     row = Row(id=row_id, blob=blob, meta=_read_json(meta), results=results)
-    return Claim(row=row, token=token, id=row_id, attempt=attempt)
+    return Claim(row, token, row_id, attempt, slot)

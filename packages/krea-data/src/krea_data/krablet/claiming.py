@@ -42,10 +42,10 @@ def _claim_band(
 
     def take(number: int, patience_s: float | None) -> None:
         nonlocal changed
+        krablet.declare(number, [task], patience_s)
         floor = krablet.floor(number, task.name)
         if changed or len(claims) == limit or band not in floor.bands:
             return
-        krablet.declare(number, [task], patience_s)
 
         def work(connection: Connection, dag: Dag) -> list[Claim] | None:
             known, floor.bands = floor.bands, bands_of(dag, task.name)

@@ -167,8 +167,8 @@ def _copy_rows(source: Connection, target: Connection, shape: Shape) -> None:
     table = sql.Identifier(shape.name)
     names = sql.SQL(", ").join(map(sql.Identifier, shape.written))
     statement = sql.SQL(
-        "insert into {table} ({names}) select {names} from jsonb_populate_record((select t from {table} t limit 0), %s::jsonb)"
-        " on conflict do nothing"
+        "insert into {table} ({names}) select {names}"
+        " from jsonb_populate_record((select t from {table} t limit 0), %s::jsonb) on conflict do nothing"
     ).format(table=table, names=names)
     for row in source.execute(sql.SQL("select to_jsonb(t)::text from {} t").format(table)).fetchall():
         target.execute(statement, row)

@@ -46,7 +46,8 @@ class Tally:
 
 def due_rows(connection: Connection, task: str) -> int:
     """Rows that could be claimed now; more than `DUE_ROWS` are not counted, since counting costs."""
-    statement = f"select count(*) from (select from {{}} where run_at <= now() and {HERE} limit {{}}) as found"
+    free = f"select from {{}} where run_at <= now() and held_until <= now() and {HERE} limit {{}}"
+    statement = f"select count(*) from ({free}) as found"
     return _count(connection, sql.SQL(statement).format(queue(task), sql.Literal(DUE_ROWS)))
 
 
@@ -74,9 +75,7 @@ def tally(connection: Connection, dag: Dag, task: str) -> Tally:
     found = Tally(reasons=Counter(dict(connection.execute(answers).fetchall())))
     found.dead = _count(connection, sql.SQL("select count(*) from dead where task = {}").format(sql.Literal(task)))
     if task in dag.queued:
-        held = sql.SQL(
-            "select count(*) from {} where token is not null and run_at > now() and (priority = 0 or priority <> 0)"
-        ).format(queue(task))
+        held = sql.SQL("select count(*) from {} where token is not null and held_until > now()").format(queue(task))
         found.leased = _count(connection, held)
         found.queued = max(0, pending_rows(connection, task) - found.leased)
     return found

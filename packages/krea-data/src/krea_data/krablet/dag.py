@@ -1,8 +1,8 @@
 """Which tasks a shard knows, in what order they work, and the two tables that each of them has.
 
 `result_<task>` holds answers; `queue_<task>` holds the rows that are due, and only those, so it stays small. A row of
-the queue is free when its `run_at` has come; a claim moves `run_at` to the end of the lease, so that a lease that ran
-out needs nobody to notice it. Whoever stores an answer also queues the row for the tasks that waited for it. To know
+the queue is free when its `run_at` has come and its `held_until` is over, so that a lease that ran out needs nobody to
+notice it. Whoever stores an answer also queues the row for the tasks that waited for it. To know
 these tasks for certain, every such statement says which version of the DAG it was written for and does nothing if the
 shard has another one.
 """
@@ -30,8 +30,9 @@ _QUEUE = """
 create table if not exists {queue} (
   slot int not null, id text collate "C" not null, n bigint generated always as identity,
   run_at timestamptz not null default now(), attempts int not null default 0, crashes smallint not null default 0,
-  priority smallint not null default 0, token bigint, worker text, error text, primary key (slot, id)
-) with (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_limit = 2000)"""
+  priority smallint not null default 0, held_until timestamptz not null default '-infinity',
+  token bigint, worker text, error text, primary key (slot, id)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_limit = 2000)"""
 # Rows with a priority have an index of their own, which is empty where nobody uses priorities and then costs nothing.
 _QUEUE_INDEXES: dict[str, LiteralString] = {
     "by_time": "create index if not exists {index} on {queue} (run_at, n) where priority = 0",

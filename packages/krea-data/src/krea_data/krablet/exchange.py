@@ -6,18 +6,20 @@ those of `complete` and `claim`, in one transaction; whatever is unusual is left
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from psycopg import Connection, errors
 
 from krea_data.checks import check_limit
-from krea_data.columns import typed_text
 from krea_data.interfaces import Task
-from krea_data.krablet.answers import Answer, complete_rows, send_answers, stored_rows
+from krea_data.krablet.answers import Answer, answers_of, complete_rows, send_answers, stored_rows
 from krea_data.krablet.bands import bands_of
 from krea_data.krablet.claim import Wanted, send_claim, take_claims
 from krea_data.krablet.dag import Dag, StaleDag
+from krea_data.krablet.router import SlotMap
+from krea_data.krablet.shards import StaleMap
 from krea_data.krablet.slots import check_current
 from krea_data.rows import Claim, Result
 
@@ -34,13 +36,8 @@ def exchange(
 ) -> tuple[int, list[Claim]]:
     """`complete` these results and `claim` up to `limit` rows: how many results were stored, and the claims."""
     check_limit(limit, lease_s)
-    slots, columns = krablet.router, krablet.columns(task.name)
-    answers = [
-        Answer(
-            slots.slot(claim.id), claim.id, typed_text(result, task.name, claim.id, columns), result.drop, claim.token
-        )
-        for claim, result in results.items()
-    ]
+    slots = krablet.router
+    answers = answers_of(results, task.name, krablet.columns(task.name), slots.slot)
     claims: list[Claim] = []
 
     def swap(connection: Connection, dag: Dag, part: list[Answer]) -> int:
@@ -49,7 +46,7 @@ def exchange(
             return 0
         floor = krablet.floor(krablet.router.shards[part[0].slot], task.name)
         floor.claims += 1
-        place = floor.start(0)
+        place = floor.starts(0, lease_s)[0]
         usual = (
             bands_of(dag, task.name) == floor.bands == (0,) and task.name not in dag.paused and not dag.lacks([task])
         )
@@ -70,13 +67,23 @@ def exchange(
         except errors.UniqueViolation:
             return complete_rows(connection, dag, task.name, part)
         count = stored_rows(stored, dag)
-        try:
+        with suppress(StaleDag):  # since the results went in: they are stored, and the claim is made anew
             claims.extend(take_claims(found, dag, wanted, floor))
-        except StaleDag:  # since the results went in: they are stored, and the claim is made anew
-            pass
         return count
 
-    stored = sum(krablet.routed(answers, lambda answer: answer.id, swap))
+    stored = 0
+    for number, part in _by_shard(answers, slots).items():
+        try:
+            stored += krablet.shards.guarded(number, lambda c, d, p=part: swap(c, d, p), slots=slots)
+        except StaleMap:  # a slot has moved: its rows are looked for where they are now
+            stored += sum(krablet.routed(part, lambda answer: answer.id, swap))
     if len(claims) < limit:
         claims += krablet.claim(task, worker, limit - len(claims), lease_s)
     return stored, claims
+
+
+def _by_shard(answers: Iterable[Answer], slots: SlotMap) -> dict[int, list[Answer]]:
+    parts: dict[int, list[Answer]] = {}
+    for answer in answers:
+        parts.setdefault(slots.shards[answer.slot], []).append(answer)
+    return parts

@@ -1,8 +1,8 @@
 """How the queues stand, as numbers for autoscalers and as the text that Prometheus reads.
 
-Nothing here counts a whole table: counts stop at 10,000, larger ones come from the server's statistics, and the oldest
-due row is the first entry of an index. So it may be asked every few seconds, from any process. The same numbers serve
-KEDA and the horizontal autoscaler of Kubernetes as external metrics, by Prometheus or by `values`.
+Nothing here counts a whole table: counts stop at 10,000, larger ones come from the server's statistics, and leases and
+the oldest due row are looked for where an index begins. So it may be asked every few seconds, from any process. The
+same numbers serve KEDA and the horizontal autoscaler of Kubernetes as external metrics, by Prometheus or by `values`.
 """
 
 import threading
@@ -30,7 +30,7 @@ _HELP = {
     "krablet_shard_up": ("gauge", "1 where the shard answers."),
     "krablet_backlog_rows": ("gauge", f"Rows that the task has yet to answer; an estimate above {DUE_ROWS}."),
     "krablet_due_rows": ("gauge", f"Rows that could be claimed now; counted up to {DUE_ROWS}."),
-    "krablet_leased_rows": ("gauge", f"Rows that a worker holds; counted up to {DUE_ROWS}."),
+    "krablet_leased_rows": ("gauge", f"Rows that a worker holds, of the {DUE_ROWS} oldest of each priority."),
     "krablet_dead_rows": ("gauge", f"Rows that the task gave up on; counted up to {DUE_ROWS}."),
     "krablet_oldest_due_seconds": ("gauge", "For how long the oldest due row has been due; 0 where none is."),
     "krablet_paused": ("gauge", "1 where the task gives no claims."),
@@ -118,38 +118,33 @@ def exposition(values: Mapping[str, Mapping[tuple[tuple[str, str], ...], float]]
 _STORED = """
 select relname::text, n_tup_ins + n_tup_upd from pg_stat_user_tables
 where schemaname = current_schema() and starts_with(relname, 'result_')"""
-_LEASED: LiteralString = f"""
-select count(*) from (
-  select from {{queue}} where run_at > now() and (priority = 0 or priority <> 0) and token is not null and {HERE}
-  limit {{most}}
-) as found"""
+_OLDER: LiteralString = f"""
+(select run_at, held_until from {{queue}} where priority = {{band}} and run_at <= now() and {HERE}
+order by run_at, n limit {{most}})"""
 _DEAD: LiteralString = (
     f"select count(*) from (select from dead where task = {{task}} and {HERE} limit {{most}}) as found"
 )
-_OLDEST: LiteralString = f"""
-(select run_at from {{queue}} where priority = {{band}} and run_at <= now() and {HERE} order by run_at, n limit 1)"""
+_STATE: LiteralString = """
+select count(*) filter (where held_until > now()),
+  coalesce(extract(epoch from now() - min(run_at) filter (where held_until <= now())), 0)::float8
+from ({older}) as older"""
 
 
 def _sample(connection: Connection, dag: Dag, task: str, *, paused: bool, results: int) -> Sample:
     names = {"queue": queue(task), "task": sql.Literal(task), "most": sql.Literal(DUE_ROWS)}
-    heads = [sql.SQL(_OLDEST).format(band=sql.Literal(band), **names) for band in bands_of(dag, task)]
-    oldest = sql.SQL("select coalesce(extract(epoch from now() - min(run_at)), 0)::float8 from ({}) as heads").format(
-        sql.SQL(" union all ").join(heads)
-    )
+    older = [sql.SQL(_OLDER).format(band=sql.Literal(band), **names) for band in bands_of(dag, task)]
+    state = connection.execute(sql.SQL(_STATE).format(older=sql.SQL(" union all ").join(older))).fetchone()
+    leased, oldest_due_s = state if state is not None else (0, 0.0)
+    dead = connection.execute(sql.SQL(_DEAD).format(**names)).fetchone()
     return Sample(
         backlog=backlog_rows(connection, task),
         due=due_rows(connection, task),
-        leased=int(_one(connection, sql.SQL(_LEASED).format(**names))),
-        dead=int(_one(connection, sql.SQL(_DEAD).format(**names))),
-        oldest_due_s=_one(connection, oldest),
+        leased=leased,
+        dead=dead[0] if dead is not None else 0,
+        oldest_due_s=oldest_due_s,
         paused=paused,
         results=results,
     )
-
-
-def _one(connection: Connection, statement: sql.Composed) -> float:
-    row = connection.execute(statement).fetchone()
-    return row[0] if row is not None else 0
 
 
 def _numbers(sample: Sample) -> Iterator[tuple[str, float]]:

@@ -4,6 +4,7 @@ Gets that come together go out together, one `= any` a shard. Every statement is
 reader keeps vacuum from clearing the queues. A slot that is moved meanwhile is read where it is then.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ from krea_data.krablet.selects import (
 __all__ = ["Found", "Limits", "Reads", "Scan"]
 
 _MOVES = 10  # of the same slot in the middle of one read: more than that is a mistake
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _STATEMENTS = 256  # rendered ones to keep
 
 
@@ -107,12 +109,16 @@ class Reads:
         rows: list[list[Any]] = []
         missing: list[str] = []
         for _ in range(_MOVES):
-            parts = (await self.fleet.slots()).split(left, lambda one: one)
+            before = await self.fleet.slots()
+            parts = before.split(left, lambda one: one)
             works = {number: self._keys(number, part, wanted) for number, part in parts.items()}
             answers, down = await self.fleet.gathered(works, partial)
             missing += down
             slots = await self.fleet.slots()
-            rows += [list(line[2:]) for n, lines in answers.items() for line in lines if slots.shard(line[2]) == n]
+            for number, lines in answers.items():
+                rows += [list(line[2:]) for line in lines if slots is before or slots.shard(line[2]) == number]
+            if slots is before:
+                break
             left = [one for number in answers for one in parts[number] if slots.shard(one) != number]
             if not left:
                 break
@@ -221,6 +227,6 @@ def _rendered(known: Known, columns: tuple[Column, ...], keys: Sequence[str]) ->
 
 
 def _row_id(value: object) -> str:
-    if not isinstance(value, str) or "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+    if not isinstance(value, str) or _NO_TEXT.search(value):
         raise ValueError(f"{value!r:.80} is no id; an id is a text without NUL")
     return value

@@ -10,7 +10,7 @@ from krea_data.checks import check_lease, check_limit, check_name, check_row
 from krea_data.columns import typed_text
 from krea_data.interfaces import Task
 from krea_data.krablet import controls, counts
-from krea_data.krablet.answers import Answer, Entry, complete_rows, insert_rows
+from krea_data.krablet.answers import Answer, Entry, answers_of, complete_rows, insert_rows
 from krea_data.krablet.claim import Floor, Lease, fail_row, release_rows
 from krea_data.krablet.claiming import claim_shards
 from krea_data.krablet.dag import Dag, declare, declare_tasks
@@ -106,11 +106,7 @@ class Krablet:
 
     def complete(self, task: str, results: Mapping[Claim, Result]) -> int:
         """Store the results whose claims are still held and return how many these are, or ValueError and nothing."""
-        slot, columns = self.router.slot, self.columns(task)
-        answers = [
-            Answer(slot(claim.id), claim.id, typed_text(result, task, claim.id, columns), result.drop, claim.token)
-            for claim, result in results.items()
-        ]
+        answers = answers_of(results, task, self.columns(task), self.router.slot)
 
         def store(connection: Connection, dag: Dag, part: list[Answer]) -> int:
             if task in dag.queued:

@@ -24,15 +24,17 @@ class Member:
     command: list[str]
     log: Path
     process: "subprocess.Popen[bytes]"
+    ends: bool = False  # by itself, when its work is done
     lives: int = 1
 
 
 @dataclass(slots=True)
 class Crew:
-    """The processes by name. Whoever ends without being killed is noticed by `fallen`."""
+    """The processes by name."""
 
     folder: Path
     members: dict[str, Member] = field(default_factory=dict)
+    revived: int = 0
 
     def __enter__(self) -> "Crew":
         return self
@@ -42,30 +44,48 @@ class Crew:
             member.process.kill()
             member.process.wait()
 
-    def start(self, name: str, what: str, /, **arguments: Any) -> None:
+    def start(self, name: str, what: str, /, *, ends: bool = False, **arguments: Any) -> None:
         """Start something of victims.py, without waiting until it is ready."""
         command = [sys.executable, str(_PROGRAMS), what, json.dumps(arguments)]
         log = self.folder / f"{name}.log"
-        self.members[name] = Member(command=command, log=log, process=_run(command, log))
+        self.members[name] = Member(command=command, log=log, process=_run(command, log), ends=ends)
 
-    def kill(self, name: str) -> None:
-        """End a life and begin the next."""
+    def kill(self, name: str) -> bool:
+        """End a life and begin the next; False for one whose work is done."""
         member = self.members[name]
+        if member.ends and member.process.poll() == 0:
+            return False
         member.process.kill()
         member.process.wait()
         member.process = _run(member.command, member.log)
         member.lives += 1
+        return True
 
     def finish(self, *names: str) -> None:
         """Ask these to end in order, and wait for it; all of them without names."""
+        self.look_after()
         for name in names or self.members:
-            self.members[name].process.terminate()
+            if self.members[name].process.poll() is None:
+                self.members[name].process.terminate()
         for name in names or self.members:
             assert self.members[name].process.wait(_WAIT_S) == 0, self.last_words(name)
 
-    def fallen(self) -> dict[str, str]:
-        """Those who ended by themselves, and what they said."""
-        return {name: self.last_words(name) for name, member in self.members.items() if member.process.poll()}
+    def look_after(self) -> None:
+        """Start those again who came when no server answered, as whatever supervises processes does.
+
+        AssertionError for one that ended by itself for any other reason.
+        """
+        for name, member in self.members.items():
+            if member.process.poll() is None or (member.ends and member.process.returncode == 0):
+                continue
+            said = self.last_words(name)
+            assert "ShardDown: " in said.strip().rpartition("\n")[2], said
+            self.revived += 1
+            self.kill(name)
+
+    def ended(self, name: str) -> bool:
+        """Whether a member has done its work."""
+        return self.members[name].process.poll() == 0
 
     def last_words(self, name: str) -> str:
         """The end of a member's log."""

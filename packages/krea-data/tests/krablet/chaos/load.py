@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 import psycopg
 from krea_data.krablet import Krablet
@@ -36,7 +36,6 @@ class Load:
         self.added: list[str] = []
         self.reads = self.scans = 0
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(16)
         self._futures: list[Future[None]] = []
 
     def __enter__(self) -> "Load":
@@ -44,7 +43,6 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
-        self._pool.shutdown()
 
     def end(self) -> None:
         """Stop, and wait until all that was begun is answered."""
@@ -52,15 +50,24 @@ class Load:
         for future in self._futures:
             future.result(PATIENCE_S)
 
-    def failed(self) -> list[BaseException]:
-        """What ended threads too early."""
-        return [error for future in self._futures if future.done() and (error := future.exception()) is not None]
+    def summary(self) -> str:
+        """What was done."""
+        sums = self.acknowledged.total(), len(self.added), self.reads, self.scans
+        return "counted {}, {} rows added, {} reads, {} scans".format(*sums)
+
+    def look_after(self) -> None:
+        """Raise what ended a thread too early."""
+        for future in self._futures:
+            if future.done():
+                future.result()
 
     def produce(self, address: str, seed: int, *, ack: str = "committed") -> None:
         """Count up keys through a funnel; only what was acknowledged is written down."""
         ready = threading.Event()
         self._go(lambda: self._produce(address, seed, ack, ready))
-        assert ready.wait(60), self.failed()
+        if not ready.wait(60):
+            self.look_after()
+            raise TimeoutError(f"{address} has not answered for 60 s")
 
     def feed(self, krablet: Krablet, prefix: str, *, rows: int = 5, pause_s: float = 0.03) -> None:
         """Add rows, a few at a time."""
@@ -71,7 +78,9 @@ class Load:
         self._go(lambda: self._read(address, seed))
 
     def _go(self, work: Callable[[], None]) -> None:
-        self._futures.append(self._pool.submit(work))
+        future: Future[None] = Future()
+        self._futures.append(future)
+        threading.Thread(target=_told, args=(work, future), daemon=True).start()
 
     def _produce(self, address: str, seed: int, ack: str, ready: threading.Event) -> None:
         draw = random.Random(seed)
@@ -115,6 +124,15 @@ class Load:
                     assert row is not None, f"{wanted} was acknowledged and is not there"
                     assert row.id == wanted
                     self.reads += 1
+
+
+def _told(work: Callable[[], None], future: "Future[None]") -> None:
+    try:
+        work()
+    except BaseException as error:  # noqa: BLE001 - whoever looks at the future is told
+        future.set_exception(error)
+    else:
+        future.set_result(None)
 
 
 def watch_results(dsns: Sequence[str], tasks: Sequence[str]) -> None:

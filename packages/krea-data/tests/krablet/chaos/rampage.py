@@ -21,18 +21,25 @@ class Rampage:
         self.draw = random.Random(seed)
         self.kills: Counter[str] = Counter()
         self._early: Counter[int] = Counter()
+        self._turns: list[str] = []
 
     def one(self) -> None:
         """Kill somebody."""
-        while not self._kill(self.draw.choice(self.victims)):
+        while not self._kill(self._next()):
             continue
 
-    def cycles(self, count: int, pauses_s: tuple[float, float] = (0.2, 1.5), watch: Callable[[], None] = id) -> None:
+    def cycles(self, count: int, watch: Callable[[], object], pauses_s: tuple[float, float] = (0.2, 1.5)) -> None:
         """Kill so many times at random moments; `watch` is called before each."""
         for _ in range(count):
             time.sleep(self.draw.uniform(*pauses_s))
             watch()
             self.one()
+
+    def _next(self) -> str:
+        """The next victim of the shuffled list, which is shuffled again once all had their turn."""
+        if not self._turns:
+            self._turns = self.draw.sample(self.victims, len(self.victims))
+        return self._turns.pop()
 
     def _kill(self, victim: str) -> bool:
         if victim in ("postmaster", "backend"):
@@ -46,7 +53,7 @@ class Rampage:
                 if self._early[shard] > 2:
                     return False
                 kill_postmaster(self.root, shard)
-        else:
-            self.crew.kill(victim)
+        elif not self.crew.kill(victim):
+            return False
         self.kills[victim] += 1
         return True

@@ -71,10 +71,11 @@ def worker(
             run(table, TASKS, worker=name, batch=batch, lease_s=lease_s, until_idle=False)
 
 
-def mover(dsns: list[str], slots: list[int], to: int) -> None:
-    """Move slots, then end."""
+def mover(dsns: list[str], ways: list[tuple[list[int], int]], rest_s: float) -> None:
+    """Move slots to where each is to go, with a rest after each step, then end."""
     with Krablet(dsns, patience_s=PATIENCE_S) as table:
-        moves.move(table, slots, to, page_rows=20)
+        for slots, to in ways:
+            moves.move(table, slots, to, page_rows=20, on_progress=lambda _: time.sleep(rest_s))
 
 
 def _skew(skew_s: float) -> None:

@@ -257,7 +257,8 @@ class Remote:
                 except StopAsyncIteration:
                     return
         finally:
-            thread.run(_end(values))
+            if not thread.over:  # else the end of the loop has closed it
+                thread.run(_end(values))
 
     def close(self) -> None:
         """End the connection and its thread."""

@@ -38,6 +38,7 @@ _KINDS: tuple[type[Exception], ...] = (
     Busy,
     Refused,
     Broken,
+    RpcError,
     ShardDown,
     SchemaError,
     ServerError,

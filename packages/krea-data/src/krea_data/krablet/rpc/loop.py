@@ -35,8 +35,15 @@ class LoopThread:
         """Whether the loop runs in this process."""
         return self._pid == os.getpid()
 
+    @property
+    def over(self) -> bool:
+        """Whether the loop has ended, or is another process's."""
+        return self.loop.is_closed() or not self.mine
+
     def start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
-        """Begin `work` on the loop."""
+        """Begin `work` on the loop; RuntimeError if it has ended."""
+        if self.over:
+            work.close()  # or Python complains that nobody awaited it
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -12,7 +12,11 @@ declare
 begin
   for task_name in select name from task where queued loop
     execute format(
-      'alter table %I add column if not exists priority smallint not null default 0, alter column attempts type int',
+      'alter table %I add column priority smallint not null default 0, alter column attempts type int,'
+      ' add column held_until timestamptz not null default ''-infinity'', set (fillfactor = 50)',
+      'queue_' || task_name);
+    -- a lease was a time to come in run_at
+    execute format('update %I set held_until = run_at, run_at = least(run_at, now()) where token is not null',
       'queue_' || task_name);
     execute format('drop index if exists %I', 'queue_' || task_name || '_by_time');
     execute format('create index %I on %I (run_at, n) where priority = 0',
