@@ -158,6 +158,13 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHON, default=False)
+def chaos(session: nox.Session) -> None:
+    """Kill servers, funnels, readers and workers of a krablet for minutes, and count what is left."""
+    install(session, "--package=krea-data", "--group=test")
+    session.run(*PYTEST, "-m", "chaos", str(MEMBERS["krea-data"]), *session.posargs)
+
+
+@nox.session(python=PYTHON, default=False)
 def network(session: nox.Session) -> None:
     """Run the tests that fetch packages from their registries."""
     install(session, *EVERYTHING, "--all-groups")

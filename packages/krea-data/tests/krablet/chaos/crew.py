@@ -15,6 +15,7 @@ from krea_data.krablet.folder import FIRST_PORT, Folder
 
 _PROGRAMS = Path(__file__).with_name("victims.py")
 _WAIT_S = 60.0
+_YOUNG_S = 15.0  # it may not listen to SIGTERM yet
 
 
 @dataclass(kw_only=True, slots=True)
@@ -25,7 +26,7 @@ class Member:
     log: Path
     process: "subprocess.Popen[bytes]"
     ends: bool = False  # by itself, when its work is done
-    lives: int = 1
+    born: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
@@ -58,17 +59,23 @@ class Crew:
         member.process.kill()
         member.process.wait()
         member.process = _run(member.command, member.log)
-        member.lives += 1
+        member.born = time.monotonic()
         return True
 
     def finish(self, *names: str) -> None:
         """Ask these to end in order, and wait for it; all of them without names."""
         self.look_after()
-        for name in names or self.members:
-            if self.members[name].process.poll() is None:
-                self.members[name].process.terminate()
-        for name in names or self.members:
-            assert self.members[name].process.wait(_WAIT_S) == 0, self.last_words(name)
+        leaving = {name: self.members.pop(name) for name in names or list(self.members)}
+        for member in leaving.values():
+            if member.process.poll() is None:
+                member.process.terminate()
+        for name, member in leaving.items():
+            young = time.monotonic() < member.born + _YOUNG_S
+            try:
+                ended = member.process.wait(_WAIT_S)
+            finally:
+                member.process.kill()
+            assert ended in ((0, -signal.SIGTERM) if young else (0,)), f"{name} ended with {ended}: {_last(member.log)}"
 
     def look_after(self) -> None:
         """Start those again who came when no server answered, as whatever supervises processes does.
@@ -89,7 +96,7 @@ class Crew:
 
     def last_words(self, name: str) -> str:
         """The end of a member's log."""
-        return f"{name}: {self.members[name].log.read_text(errors='replace')[-3000:]}"
+        return f"{name}: {_last(self.members[name].log)}"
 
 
 def postmaster(root: Path, shard: int) -> int:
@@ -134,6 +141,10 @@ def wait_for(condition: Any, what: str, timeout_s: float = 120.0) -> Any:
         assert time.monotonic() < deadline, f"{what} for {timeout_s:g} s"
         time.sleep(0.02)
     return found
+
+
+def _last(log: Path) -> str:
+    return log.read_text(errors="replace")[-3000:]
 
 
 def _run(command: list[str], log: Path) -> "subprocess.Popen[bytes]":

@@ -96,6 +96,6 @@ def test_some_kills(root: Path) -> None:
     run(root, 8)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_two_hundred_kills(root: Path) -> None:
     run(root, int(os.environ.get("CHAOS_CYCLES", "200")))

@@ -76,7 +76,7 @@ def test_bad_lines(
     run(new_dsns(1), through, tmp_path, 3.0)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_bad_lines_for_a_minute(
     new_dsns: Callable[[int], list[str]], through: Callable[..., tuple[Relay, list[str]]], tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from .rampage import Rampage
 from .test_kills import drain, judge
 from .victims import TASKS
 
-pytestmark = [pytest.mark.postgres, pytest.mark.slow]
+pytestmark = [pytest.mark.postgres, pytest.mark.chaos]
 _LOG = logging.getLogger(__name__)
 SEED = int(os.environ.get("CHAOS_SEED", "2"))
 VICTIMS = ["postmaster", "backend", "funnel-0", "funnel-1", "worker", "nobody", "remote", "reader", "mover"]
@@ -53,6 +53,7 @@ def test_two_minutes_of_chaos(root: Path) -> None:
             load.end()
             wait_for(lambda: crew.look_after() or crew.ended("mover"), "the mover does not end")
             drain(krablet, crew)
+            crew.finish("worker", "nobody", "remote")
             crew.finish()
             resume(krablet)
             assert [krablet.router.shards[slot] for slots, _ in ways for slot in slots] == [1] * 3 + [0] * 3
