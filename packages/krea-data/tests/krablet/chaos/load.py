@@ -44,11 +44,15 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self.stop.set()
 
-    def end(self) -> None:
-        """Stop, and wait until all that was begun is answered."""
+    def end(self, watch: Callable[[], object]) -> None:
+        """Stop, and wait until all that was begun is answered; meanwhile `watch` is called again and again."""
         self.stop.set()
-        for future in self._futures:
-            future.result(PATIENCE_S)
+        deadline = time.monotonic() + PATIENCE_S
+        while not all(future.done() for future in self._futures):
+            assert time.monotonic() < deadline, f"writes are not answered for {PATIENCE_S} s"
+            watch()
+            time.sleep(0.05)
+        self.look_after()
 
     def summary(self) -> str:
         """What was done."""

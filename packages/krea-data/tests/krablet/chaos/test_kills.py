@@ -59,7 +59,7 @@ def run(root: Path, cycles: int) -> None:
                 load.look_after()
 
             rampage.cycles(cycles, watch)
-            load.end()
+            load.end(watch)
         drain(krablet, crew)
         crew.finish()
         judge(krablet, load)

@@ -60,7 +60,7 @@ def run(dsns: list[str], through: Callable[..., tuple[Relay, list[str]]], folder
                 time.sleep(0.1)
                 crew.look_after()
                 load.look_after()
-            load.end()
+            load.end(crew.look_after)
         relay.trouble = line.trouble = False
         drain(krablet, crew)
         crew.finish()

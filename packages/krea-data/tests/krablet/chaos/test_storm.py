@@ -50,7 +50,7 @@ def test_two_minutes_of_chaos(root: Path) -> None:
             began = time.monotonic()
             while time.monotonic() < began + seconds:
                 rampage.cycles(1, lambda: (crew.look_after(), load.look_after()), (0.2, 1.0))
-            load.end()
+            load.end(crew.look_after)
             wait_for(lambda: crew.look_after() or crew.ended("mover"), "the mover does not end")
             drain(krablet, crew)
             crew.finish("worker", "nobody", "remote")
