@@ -15,8 +15,11 @@ import krea_data.loader
 import pytest
 import torch
 from krea_data.blobs import FolderBlobs
-from krea_data.interfaces import Blobs, Table, Task, WorkTable
+from krea_data.contract_queue import TypedFake
+from krea_data.interfaces import Blobs, Controls, Table, Task, TypedTask, WorkTable
 from krea_data.interfaces import Queues as WorkQueues
+from krea_data.krablet.given import NamedTask
+from krea_data.krablet.remote import RemoteTable
 from krea_data.krablet.table import Krablet
 from krea_data.loader import ImageBatch
 from krea_data.memory import MemoryTable
@@ -69,7 +72,9 @@ autoencoders: list[type[Autoencoder]] = [
 ]
 tables: list[type[Table]] = [MemoryTable, Krablet]
 work_queues: list[type[WorkQueues]] = [MemoryTable, Krablet]
-work_tables: list[type[WorkTable]] = [MemoryTable, Krablet]
+work_tables: list[type[WorkTable]] = [MemoryTable, Krablet, RemoteTable]
+controls: list[type[Controls]] = [MemoryTable, Krablet, RemoteTable]
+typed_tasks: list[type[TypedTask]] = [TypedFake, NamedTask]
 tasks: list[type[Task]] = [Decode, Flat, Hash, Complexity, Licence, Caption, FakeTask, CrashingTask]
 blobs: list[type[Blobs]] = [FolderBlobs, MemoryBlobs]
 batch_types: list[type[Batch]] = [ImageBatch, SquareBatch]
@@ -96,6 +101,8 @@ CONTRACTS: list[tuple[Any, Sequence[Any]]] = [
     (Table, tables),
     (WorkQueues, work_queues),
     (WorkTable, work_tables),
+    (Controls, controls),
+    (TypedTask, typed_tasks),
     (Task, tasks),
     (Blobs, blobs),
     (Batch, batch_types),

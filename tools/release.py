@@ -28,7 +28,7 @@ def graph(everyone: Iterable[Member]) -> dict[str, set[str]]:
     found = list(everyone)
     names = {canonicalize_name(member.name) for member in found}
     needs = {member.name: {canonicalize_name(need.name) for need in member.runtime} for member in found}
-    return {name: {str(other) for other in others & names} for name, others in needs.items()}
+    return {name: {str(other) for other in others & names} - {name} for name, others in needs.items()}
 
 
 def order(names: Iterable[str], siblings: Mapping[str, set[str]]) -> list[str]:
