@@ -244,7 +244,10 @@ def test_whole_numbers_are_times_and_what_does_not_go_down_is_refused():
         return x - image
 
     assert torch.equal(euler(straight, x, cond, grids, [1, 0]), euler(straight, x, cond, grids, [1.0, 0.0]))
-    with pytest.raises(ValueError, match="0 times; give two or more that go down"):
+    with pytest.raises(ValueError, match="no times; give two or more that go down"):
         start(image, x, grids, [])
+    with pytest.raises(ValueError, match=r"times \[1\.0\] have no step"):
+        start(image, x, grids, [1.0])
+    assert torch.equal(euler(straight, x, cond, grids, [0.5]), x), "no step"
     with pytest.raises(ValueError, match=r"times that go up from 0\.0 to 1\.0"):
         euler(straight, x, cond, grids, [0.0, 1.0])

@@ -77,7 +77,10 @@ def schedule(steps: int, mu: float | Sequence[float] | None, grids: Grids, stren
 
 def start(image: Tensor, x: Tensor, grids: Grids, times: Times) -> Tensor:
     """Where image-to-image begins: clean tokens `s f` mixed with noise x up to their first time; time 1 gives x."""
-    _, t, _ = next(_steps(times, x, grids))
+    first = next(_steps(times, x, grids), None)
+    if first is None:
+        raise ValueError(f"times {times!r} have no step; give two or more that go down, as `timesteps` makes them")
+    _, t, _ = first
     return mix(image.to(x), x, t)
 
 
@@ -192,6 +195,6 @@ def _check_times(times: Sequence[Any]) -> None:
         raise ValueError(
             f"a time of {wrong[0]}; they run from 1 (noise) to 0 (image): divide diffusers' timesteps by 1000"
         )
-    if len(times) < 2 or any(after > t for t, after in pairwise(times)):
-        shown = f"{len(times)} times" if len(times) < 2 else f"times that go up from {min(times)} to {max(times)}"
+    if not times or any(after > t for t, after in pairwise(times)):
+        shown = f"times that go up from {min(times)} to {max(times)}" if times else "no times"
         raise ValueError(f"{shown}; give two or more that go down, as `timesteps` makes them")
