@@ -150,8 +150,10 @@ class Pool:
         try:
             register_arrays(cast(Connection, connection))  # only its adapters are used, which both kinds have
             await connection.execute(_SETTINGS, (str(round(self.timeout_s * 1000)), _NAME))
-        except BaseException:
+        except BaseException as error:
             await self._drop(session)
+            if isinstance(error, psycopg.Error) and passing(error):  # the server died just now
+                raise ShardDown(f"{self.name} does not answer: {_first_line(error)}") from error
             raise
         return session
 

@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from krea_data.krablet.rpc.errors import Broken, Busy, RpcError, restored
@@ -256,9 +257,9 @@ class Remote:
                     yield thread.run(_next(values))
                 except StopAsyncIteration:
                     return
-        finally:
-            if not thread.over:  # else the end of the loop has closed it
-                thread.run(_end(values))
+        finally:  # without a wait: the collector may end this generator on any thread, the loop's own among them
+            with suppress(RuntimeError):  # the loop has ended, and closed it
+                thread.post(lambda: thread.loop.create_task(_end(values)))
 
     def close(self) -> None:
         """End the connection and its thread."""
