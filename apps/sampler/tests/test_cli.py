@@ -1,7 +1,10 @@
 """The command as people type it, with a tiny model: pictures, repeats, sheets, errors in one line."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -282,7 +285,7 @@ def test_files_that_are_not_what_they_should_be_are_named(model: Path, tmp_path:
     text = tmp_path / "text"
     text.write_text("hello")
     at = ("--model", model, "--out", tmp_path / "out")
-    assert "truncated or not a safetensors file" in run(2, "a fox", "--lora", text, *at)[1]
+    assert "is a text, no weights; name a .safetensors file" in run(2, "a fox", "--lora", text, *at)[1]
     assert "needs a trained style module" in run(2, "a fox", "--style", text, *at)[1]
     assert "not a whole safetensors file" in run(2, "a fox", "--style", text, "--style-module", text, *at)[1]
     assert "not a readable PNG" in run(2, "--from-png", text, *at)[1]
@@ -302,6 +305,34 @@ def test_a_picture_that_is_no_style(model: Path, style_module: Path, tmp_path: P
 def test_a_prompt_and_a_png_do_not_go_together(model: Path, tmp_path: Path) -> None:
     (path,) = draw(model, tmp_path, "a fox")
     assert "brings its own prompt" in run(2, "a rocket", "--from-png", path, "--model", model)[1]
+
+
+def test_a_model_that_is_no_model_is_said_by_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("a fox in the snow")
+    Image.linear_gradient("L").save(tmp_path / "t.png")
+    for name, says in (("t.txt", "a text"), ("t.png", "a picture")):
+        _, error = run(2, "a fox", "--model", tmp_path / name, "--out", tmp_path / "out")
+        assert f"{name} is {says}, no weights; name a .safetensors file" in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.slow  # processes of their own that import everything
+@pytest.mark.skipif(os.name == "nt", reason="pipes end in another way")
+def test_a_reader_that_leaves_ends_it_quietly_and_a_full_disk_is_said(tmp_path: Path) -> None:
+    path = picture.save(picture.encode(Image.new("RGB", (4, 4)), {"prompts": ["a fox"] * 9999}), tmp_path, "a")
+    words = [sys.executable, "-m", "krea_sampler", "show", str(path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "{\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert ended.returncode == 1
+        assert ended.stderr.startswith("error: cannot write to standard output (No space left on device); make room")
+        assert ended.stderr.count("\n") == 1
 
 
 def test_a_folder_without_a_model_is_said_by_its_name(tmp_path: Path) -> None:

@@ -58,6 +58,20 @@ def test_a_preview_lies_beside_the_output_and_goes_when_the_work_ends(tmp_path: 
     assert (tmp_path / "fox-preview.png").read_bytes() == b"precious"
 
 
+def test_a_disk_that_fills_up_is_said_of_the_preview(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    def work() -> None:
+        with previewing(target(tmp_path, 1), "fox", lambda _: monkeypatch.setattr(os, "fsync", full)) as show:
+            show(Image.new("RGB", (4, 4)))
+            show(Image.new("RGB", (4, 4)))
+
+    with pytest.raises(OSError, match=r"^cannot write .*fox-preview\.png \(No space left on device\); make room"):
+        work()
+    assert os.listdir(tmp_path) == []
+
+
 def test_an_interrupted_preview_leaves_nothing(tmp_path: Path) -> None:
     def work() -> None:
         with previewing(target(tmp_path, 1), "fox", print) as show:

@@ -1,8 +1,10 @@
 """Boards, asks and the thread that draws, without a network: order of drawing, stops, changes, reuse, failures."""
 
+import gc
 import json
 import shlex
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -241,6 +243,26 @@ def test_the_worker_draws_boards_with_their_parameters_inside() -> None:
     assert reached == [2, 2]  # every step is told, with or without a preview
     assert one.tiles[0].png == picture.encode(drawing().image, {"format": 1})
     assert one.tiles[1].note == "seed 1 is cut"
+    assert (one.tiles[0].parameters, one.tiles[0].stem) == ({"format": 1}, "a-fox")
+
+
+def test_the_pixels_of_finished_pictures_are_not_held_beside_the_png(
+    painter: Artist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, finish = [], Boards.finish
+
+    def watched(self: Boards, one: Board, tile: Tile, drawn: Drawing, png: bytes, note: str = "") -> None:
+        images.append(weakref.ref(drawn.image))
+        finish(self, one, tile, drawn, png, note)
+
+    monkeypatch.setattr(Boards, "finish", watched)
+    boards, one = Boards(), board(0)
+    with working(boards, Engine(painter)):
+        boards.add(one)
+        wait(boards, lambda: states(one) == ["done", "done"])
+    gc.collect()
+    assert [image() for image in images] == [None, None]
+    assert all(tile.png for tile in one.tiles)
 
 
 @pytest.mark.parametrize(
@@ -416,8 +438,8 @@ def test_pictures_on_disk_are_found_and_strangers_passed_over(
     tile = Tile(mixture=mixture, settings=engine.settle(), caption="")
     with pytest.raises(ValueError, match="not finished"):
         kept.keep(tile, folder)
-    tile.drawing = engine.draw(mixture, tile.settings)
-    tile.png = picture.encode(tile.drawing.image, tile.drawing.parameters)
+    drawn = engine.draw(mixture, tile.settings)
+    tile.finish(drawn.parameters, drawn.stem, picture.encode(drawn.image, drawn.parameters))
     tile.kept = kept.keep(tile, folder)
     assert kept.keep(tile, folder) == tile.kept == "a-fox-s5.png"
     other = Engine(artist(Setup(model=make_model(1))))

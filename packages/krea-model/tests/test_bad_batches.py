@@ -32,21 +32,29 @@ BATCHES = [
     ({"t": torch.tensor([999, 500])}, "torch.int64 .*: diffusers' timesteps divided by 1000"),
     ({"grids": GRIDS[:1]}, "1 grids for prompts: 2; give a Conditioning and one grid for each"),
     ({"grids": [*GRIDS, (0, 0)]}, "3 grids for prompts: 2"),
-    ({"grids": [(2, 3), (2, 4)]}, r"image tokens of shape \(10, 16\) for grids of 14 tokens; give \(14, 16\)"),
+    (
+        {"grids": [(2, 3), (2, 4)]},
+        r"image tokens of shape \(10, 16\) for grids of 14 tokens; give floats of \(14, 16\)",
+    ),
     ({"grids": [(-2, -3), (1, 4)]}, r"a grid is \(-2, -3\); give the image's \(rows, columns\)"),
     ({"grids": [(2.0, 3), (1, 4)]}, r"a grid is \(2\.0, 3\)"),
     ({"grids": [(1, 2, 3), (1, 4)]}, r"a grid is \(1, 2, 3\)"),
     ({"grids": [6, 4]}, "a grid is 6"),
     ({"grids": torch.tensor(GRIDS)}, r"grids are shape \(2, 2\).*; give a list of \(rows, columns\)"),
-    ({"x": X[:, :15]}, r"image tokens of shape \(10, 15\) for grids of 10 tokens; give \(10, 16\)"),
+    ({"x": X[:, :15]}, r"image tokens of shape \(10, 15\) for grids of 10 tokens; give floats of \(10, 16\)"),
     ({"x": X[None]}, r"image tokens of shape \(1, 10, 16\)"),
     ({"x": X[:9]}, r"image tokens of shape \(9, 16\)"),
     ({"cond": COND.states}, "2 grids for prompts: Tensor; give a Conditioning"),
     ({"cond": ENCODER(["sky"])}, "2 grids for prompts: 1"),
     ({"cond": FakeTextEncoder(taps=2)(["a", "b"])}, r"text states of shape \(4, 2, 32\); .* \(tokens, 3, 32\)"),
     ({"cond": FakeTextEncoder(width=31)(["a", "b"])}, r"text states of shape \(4, 3, 31\); .* \(tokens, 3, 32\)"),
-    ({"text": torch.zeros(3, 64)}, r"a text stage of shape \(3, 64\); give \(6, 64\)"),
-    ({"text": torch.zeros(6, 32)}, r"a text stage of shape \(6, 32\); give \(6, 64\)"),
+    ({"text": torch.zeros(3, 64)}, r"a text stage of shape \(3, 64\); give floats of \(6, 64\)"),
+    ({"text": torch.zeros(6, 32)}, r"a text stage of shape \(6, 32\); give floats of \(6, 64\)"),
+    ({"text": torch.zeros(6, 64).long()}, r"a text stage of shape \(6, 64\) in torch\.int64; give floats"),
+    ({"x": X.byte()}, r"image tokens of shape \(10, 16\) in torch\.uint8 for grids of 10 tokens; give floats"),
+    ({"x": X.to(torch.complex64)}, r"image tokens of shape \(10, 16\) in torch\.complex64"),
+    ({"cond": Conditioning(COND.states.long(), COND.lengths)}, r"text states of shape .* in torch\.int64; .* floats"),
+    ({"cond": Conditioning(COND.states.numpy(), COND.lengths)}, "text states of type ndarray"),  # pyright: ignore[reportArgumentType]
     ({"x": X[:0], "t": T[:0], "cond": Conditioning(COND.states[:0], ()), "grids": []}, "0 grids for prompts: 0"),
 ]
 
@@ -96,7 +104,11 @@ def test_settings_of_a_sampler(wrong: dict[str, Any], says: str) -> None:
         sample(tiny_model(0, tiny()), X, COND, GRIDS, **given)
 
 
-@pytest.mark.parametrize("times", [[999.0, 500.0, 0.0], [1.0, float("nan"), 0.0], [[1.0, 0.0], [1.0, -0.1]]])
+NO_TIMES: list[Any] = [[999.0, 500.0, 0.0], [1.0, float("nan"), 0.0], [[1.0, 0.0], [1.0, -0.1]]]
+NO_TIMES += [[np.float32(999), 0], ["1", "0"], torch.tensor([[1.0, 0.0]])]
+
+
+@pytest.mark.parametrize("times", NO_TIMES)
 def test_times_of_diffusers_are_told_apart(times: Any) -> None:
     velocity = guided(tiny_model(0, tiny()), COND, None, 0.0)
     with pytest.raises(ValueError, match=r"they run from 1 .noise. to 0 .image.: divide diffusers' timesteps by 1000"):

@@ -63,6 +63,18 @@ def test_features_and_intervals_of_nothing() -> None:
             call()
 
 
+def test_features_of_nothing_are_alike_and_those_that_are_no_numbers_are_refused() -> None:
+    zeros, one = torch.zeros(3, 4), torch.tensor([[0.0, 2.0, 0.0, 0.0]])
+    assert ev.diversity(zeros, ["a"] * 3) == {"a": 0}
+    assert ev.diversity(torch.cat([zeros[:1], one]), ["a"] * 2) == {"a": pytest.approx(1)}
+    assert ev.vendi(zeros) == pytest.approx(1)
+    assert ev.vendi(torch.cat([zeros, one, one, one])) == pytest.approx(2)
+    bad = torch.cat([one, torch.full((1, 4), float("nan"))])
+    for score in (lambda: ev.diversity(bad, ["a", "a"]), lambda: ev.vendi(bad)):
+        with pytest.raises(ValueError, match="features of picture 1 are not finite"):
+            score()
+
+
 @pytest.mark.parametrize("head", ["5", "{", "[]", "{}", '{"format": "krea-features/1"}'])
 def test_files_of_features_that_are_none(tmp_path: Path, head: str) -> None:
     tensors = {name: torch.zeros(2, 2) for name in ("mean", "scatter", "kept", "keys")}

@@ -1,5 +1,6 @@
 """Folders and files whose contents contradict themselves: one error that names the file, the value and the rule."""
 
+import errno
 import json
 import logging
 import shutil
@@ -110,8 +111,32 @@ def test_a_tokenizer_that_is_none(folder: Path, tmp_path: Path, file: str) -> No
     refused(copy, "the tokenizer in .* is damaged or not whole")
 
 
+def test_a_transformer_alone_must_be_one(tmp_path: Path) -> None:
+    files = {
+        "a.txt": ("a recipe, wüst\n" * 9).encode(),
+        "a.png": b"\x89PNG\r\n\x1a\n" + bytes(60),
+        "a.jpg": b"\xff\xd8\xff\xe0" + bytes(60),
+        "b.safetensors": bytes(60),
+    }
+    says = ["a text, no weights", "a picture, no weights", "a picture, no weights", "truncated or not a safetensors"]
+    for (name, content), said in zip(files.items(), says, strict=True):
+        (tmp_path / name).write_bytes(content)
+        refused(tmp_path / name, rf"{name} is {said}")
+    save_file({"double_blocks.0.img_mlp.0.weight": torch.ones(2)}, tmp_path / "flux.safetensors")
+    refused(tmp_path / "flux.safetensors", "looks like a FLUX model")
+    weights.save(tmp_path / "whole.safetensors", tiny_model(0, tiny()).state_dict(), tiny())
+    refused(tmp_path / "whole.safetensors", "is a transformer alone; name the folders")
+
+
+NO_MAP = (
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    OSError("Cannot allocate memory (os error 12)"),  # as a library in Rust says it
+    ImportError("no x"),
+)
+
+
 def test_errors_of_memory_and_of_missing_libraries_stay_what_they_are(tmp_path: Path) -> None:
-    for error in (MemoryError("gone"), RuntimeError("DefaultCPUAllocator: can't allocate memory"), ImportError("no x")):
+    for error in (MemoryError("gone"), RuntimeError("DefaultCPUAllocator: can't allocate memory"), *NO_MAP):
         with pytest.raises(type(error)) as caught, damage_named(tmp_path, "part"):
             raise error
         assert caught.value is error
@@ -129,8 +154,20 @@ def test_errors_of_memory_and_of_missing_libraries_stay_what_they_are(tmp_path: 
         ("blocks.0.attn.qknorm.qnorm.scale", (0,), r"has shape \(0,\)"),
         ("blocks.0.attn.wk.weight", (), "it must have 2 axes"),
         ("txtfusion.projector.weight", (), "it must have 2 axes"),
-        ("tmlp.0.weight", (64, 7), "tdim is 7; half of it"),
-        ("blocks.0.attn.qknorm.qnorm.scale", (17,), "width 64 with heads 3"),
+        ("tmlp.0.weight", (64, 7), r"tdim is 7; half of it.* tmlp\.0\.weight 7 columns"),
+        (
+            "blocks.0.attn.qknorm.qnorm.scale",
+            (7,),
+            r"qnorm\.scale makes heads of 7, blocks\.0\.attn\.wk\.weight has 32",
+        ),
+        (
+            "blocks.0.attn.qknorm.qnorm.scale",
+            (8,),
+            r"head size 8 is too small .*blocks\.0\.attn.qknorm.qnorm.scale has 8",
+        ),
+        ("blocks.0.attn.wk.weight", (48, 64), r"wk\.weight has 48 rows and first\.weight a width of 64: each must"),
+        ("txtmlp.0.scale", (31,), r"has 32 rows and txtmlp\.0\.scale a width of 31: each must divide"),
+        ("blocks.0.mlp.up.weight", (200, 64), r"a hidden width of 200 .blocks\.0\.mlp\.up\.weight. at width 64"),
     ],
 )
 def test_a_tensor_from_which_no_size_follows(tmp_path: Path, name: str, shape: tuple[int, ...], says: str) -> None:

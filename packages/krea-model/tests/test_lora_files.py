@@ -107,10 +107,47 @@ def test_the_first_pattern_that_fits_counts_as_in_peft(tmp_path, lora):
     assert read(tmp_path)["blocks.0.attn.wq"].alpha == 12
 
 
-def test_settings_of_another_file_are_not_believed(tmp_path, lora):
-    save_file(stored(lora, "base_model.model.", alpha=False), tmp_path / "lora.safetensors")
+def test_patterns_are_those_of_peft(tmp_path, lora):
+    peft = pytest.importorskip("peft")
+    alphas = {"attn.wq": 2, "blocks.0.attn.wq": 12, "refiner_blocks.0.mlp.gate": 7, "tproj.1": 3, "txtfusion.*": 5}
+    ranks = {"blocks.1.mlp.down": 3, "first": 1, "mlp.*": 2}
+    settings: dict[str, Any] = {"target_modules": list(lora), "alpha_pattern": alphas, "rank_pattern": ranks}
+    peft.get_peft_model(tiny_model(0, tiny()), peft.LoraConfig(r=4, lora_alpha=8, **settings)).save_pretrained(tmp_path)
+    found, theirs = read(tmp_path), peft.PeftModel.from_pretrained(tiny_model(0, tiny()), tmp_path)
+    parts = {n: part for n, part in theirs.base_model.model.named_modules() if hasattr(part, "lora_alpha")}
+    assert found.keys() == parts.keys() == lora.keys()
+    assert {n: one.alpha for n, one in found.items()} == {n: part.lora_alpha["default"] for n, part in parts.items()}
+    assert {found[name].alpha for name in NAMES} == {2, 3, 5, 7, 8}
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "mine.safetensors")
+    again = read(tmp_path / "mine.safetensors")  # its ranks are those of the settings
+    assert {name: one.alpha for name, one in again.items()} == {name: one.alpha for name, one in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "scale"),
+    [
+        ({"r": 32, "lora_alpha": 640}, 1),
+        ({"r": 32, "lora_alpha": 640, "rank_pattern": {".*": 4}}, 160),
+        ({"r": 4, "lora_alpha": 640}, 160),
+        ({"r": 4, "lora_alpha": 640, "rank_pattern": {"first": 8, ".*": 4}}, 1),
+        ({"lora_alpha": 640}, 1),
+        ({"r": 4, "lora_alpha": "x"}, 1),
+        ({"r": [4], "lora_alpha": 640}, 1),
+        ([], 1),
+    ],
+)
+def test_settings_beside_a_file_are_believed_if_its_ranks_are_theirs(tmp_path, lora, settings, scale):
+    save_file(stored(lora, "base_model.model.", ("lora.down", "lora.up"), alpha=False), tmp_path / "lora.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert {adapter.scale for adapter in read(tmp_path / "lora.safetensors").values()} == {scale}
+
+
+def test_settings_in_a_folder_and_by_the_name_of_peft_are_believed(tmp_path, lora):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 32, "lora_alpha": 640}))
-    assert {adapter.scale for adapter in read(tmp_path / "lora.safetensors").values()} == {1.0}
+    save_file(stored(lora, alpha=False), tmp_path / "resized.safetensors")
+    assert {adapter.alpha for adapter in read(tmp_path).values()} == {640}
+    (tmp_path / "resized.safetensors").rename(tmp_path / "adapter_model.safetensors")
+    assert {adapter.alpha for adapter in read(tmp_path / "adapter_model.safetensors").values()} == {640}
 
 
 def test_flat_names_are_unambiguous():

@@ -1,5 +1,6 @@
 """A folder in the released layout draws what diffusers draws from it, batches mix sizes, errors are one sentence."""
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,7 @@ def test_nan_is_an_error_and_no_black_picture(fake: Pipeline) -> None:
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
         MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
 def test_too_little_memory_is_explained(fake: Pipeline, error: BaseException) -> None:
@@ -163,7 +165,8 @@ def test_too_little_memory_is_explained(fake: Pipeline, error: BaseException) ->
 
 def test_other_errors_keep_their_words(fake: Pipeline) -> None:
     def failing(prompts: object) -> Any:
-        raise RuntimeError("the power went")
+        raise error
 
-    with pytest.raises(RuntimeError, match="the power went"):
-        replace(fake, text=failing).draw(["a fox"], [1])
+    for error in (RuntimeError("the power went"), OSError(errno.EIO, "the disk went")):
+        with pytest.raises(type(error), match="went"):
+            replace(fake, text=failing).draw(["a fox"], [1])

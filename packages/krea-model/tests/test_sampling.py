@@ -13,7 +13,7 @@ from krea_model.interfaces import Conditioning
 from krea_model.mmdit import MMDiT
 from krea_model.packing import pack, unpack
 from krea_model.presets import preset
-from krea_model.sampling import euler, guided, noise, sample, schedule, start
+from krea_model.sampling import euler, guided, noise, sample, schedule, sde, start
 from krea_model.testing import FakeTextEncoder, tiny_model
 
 ENCODER = FakeTextEncoder()
@@ -243,11 +243,20 @@ def test_whole_numbers_are_times_and_what_does_not_go_down_is_refused():
         assert t.dtype == torch.float32
         return x - image
 
-    assert torch.equal(euler(straight, x, cond, grids, [1, 0]), euler(straight, x, cond, grids, [1.0, 0.0]))
+    cases: list[tuple[Any, list[float]]]
+    cases = [([1, 0.5, 0], [1.0, 0.5, 0.0]), ([[1, 0]], [1.0, 0.0]), (torch.tensor([1, 0]), [1.0, 0.0])]
+    for whole, floats in cases:
+        assert torch.equal(euler(straight, x, cond, grids, whole), euler(straight, x, cond, grids, floats))
+        want = sde(straight, x, cond, grids, floats, [3])
+        assert torch.equal(sde(straight, x, cond, grids, whole, [3]), want)
+        assert want.isfinite().all()
     with pytest.raises(ValueError, match="no times; give two or more that go down"):
         start(image, x, grids, [])
     with pytest.raises(ValueError, match=r"times \[1\.0\] have no step"):
         start(image, x, grids, [1.0])
     assert torch.equal(euler(straight, x, cond, grids, [0.5]), x), "no step"
-    with pytest.raises(ValueError, match=r"times that go up from 0\.0 to 1\.0"):
-        euler(straight, x, cond, grids, [0.0, 1.0])
+    with pytest.raises(ValueError, match="no times"):
+        euler(straight, x, cond, grids, [])
+    for rising in ([0.0, 1.0], [[0.0, 1.0]]):
+        with pytest.raises(ValueError, match=r"times that go up from 0\.0 to 1\.0"):
+            euler(straight, x, cond, grids, rising)

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from krea_model.configs import base, tiny
 from krea_model.interfaces import Conditioning
 from krea_model.mmdit import MMDiT
 from krea_model.names import to_diffusers
-from krea_model.tensorfiles import write_stream
+from krea_model.tensorfiles import replaced, write_json, write_stream
 from krea_model.testing import fill, tiny_model
 from krea_model.weights import Checkpoint, average, load, read_tensor, save, save_diffusers, write_tensors
 from safetensors.torch import load_file, save_file
@@ -356,6 +357,21 @@ def test_only_states_of_equal_shapes_are_averaged(model):
         average([state, state | {"first.weight": state["first.weight"][:1]}])
     with pytest.raises(ValueError, match="no states to average"):
         average([])
+
+
+def test_writers_of_one_path_do_not_meet(tmp_path):
+    path = tmp_path / "deep" / "a.json"
+    with replaced(path) as first, replaced(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+        assert len({path, first, second}) == 3
+    assert path.read_text() == "first", "the last to end"
+    with pytest.raises(TypeError):
+        write_json(path, {"half": object()})
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: write_json(path, [number] * 100), range(40)))
+    assert len(json.loads(path.read_text())) == 100
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_tensor_is_read_into_memory_of_its_own(tmp_path, model):

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from krea_sampler import explore, flags, picture, safety
-from krea_sampler.console import bar, note, plain_errors, plain_usage, stderr
+from krea_sampler.console import bar, note, plain_errors, plain_usage, stderr, tell
 from krea_sampler.delivery import Target, previewing, target
 from krea_sampler.interrupt import at_once
 from krea_sampler.order import Order, Weighted, parsed_size, weighted
@@ -189,7 +189,7 @@ def _work(job: _Job) -> None:
         else:
             drawings = drawing.draw(artist, job.order, job.wishes, on_step, **more)
         for drawn in drawings:
-            print(job.place.put(drawn.image, drawn.parameters, drawn.stem))
+            tell(str(job.place.put(drawn.image, drawn.parameters, drawn.stem)))
             if job.compare is not None:
                 _compare(drawing.difference(job.compare, drawn.image), job.compare)
 
@@ -230,7 +230,7 @@ def serve(
         with stderr().status("loading the model"):
             artist = compose.artist(setup)
         with pages.listening(artist, setup, out, host=host, port=port, safety=guard) as server:
-            print(pages.address(server), flush=True)
+            tell(pages.address(server))
             if opened:
                 webbrowser.open(pages.address(server))
             pages.serve(server, note)
@@ -240,7 +240,7 @@ def serve(
 def show(png: Annotated[Path, typer.Argument(help="A picture of krea-sample.")]) -> None:
     """Print a picture's parameters as JSON."""
     with plain_errors():
-        print(json.dumps(picture.parameters(png), ensure_ascii=False, indent=2))
+        tell(json.dumps(picture.parameters(png), ensure_ascii=False, indent=2))
 
 
 def _sides(size: str | None, width: int | None, height: int | None, side: int | None) -> dict[str, int | None]:

@@ -1,6 +1,7 @@
 """Standard error: notes, progress, and every failure as one line with an exit code."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from krea_sampler.safety import Refused
 if TYPE_CHECKING:
     from krea_sampler.drawing import OnStep
 
-__all__ = ["bar", "note", "plain_errors", "plain_usage", "stderr"]
+__all__ = ["bar", "note", "plain_errors", "plain_usage", "stderr", "tell"]
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # not exported by itself: it is click's or typer's own
 
@@ -24,6 +25,19 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # not exported by i
 def stderr() -> Console:
     """Where everything but the paths of pictures goes."""
     return Console(stderr=True)
+
+
+def tell(text: str) -> None:
+    """What was asked for, on standard output, at once: so a reader that left or a full disk shows here."""
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with open(os.devnull, "w") as nowhere:  # for what is left, or Python would complain at its end
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise OSError(f"cannot write to standard output ({error.strerror}); make room or lead it elsewhere") from error
 
 
 def note(text: str, style: str = "") -> None:
@@ -50,7 +64,7 @@ def plain_errors() -> Iterator[None]:
     try:
         with hearing(lambda text: note(text, "yellow")):
             yield
-    except typer.Exit:  # a RuntimeError by birth
+    except (typer.Exit, BrokenPipeError):  # the first is a RuntimeError by birth; of the second typer says nothing
         raise
     except Refused as refused:
         note(f"refused: {' '.join(str(refused).split())}", "red")

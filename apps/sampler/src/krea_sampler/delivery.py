@@ -1,7 +1,5 @@
 """Where pictures go: a folder with safe names, or one file; decided and tried before anything is drawn."""
 
-import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,12 +58,7 @@ def previewing(place: Target, stem: str, on_first: Callable[[Path], None]) -> It
             path = picture.save(data, place.folder, f"{stem}-preview")
             on_first(path)
             return
-        part = path.with_name(f".krea-{secrets.token_hex(8)}.part")
-        try:
-            part.write_bytes(data)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        picture.replace(data, path)
 
     try:
         yield show

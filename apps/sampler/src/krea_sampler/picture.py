@@ -6,7 +6,7 @@ import re
 import secrets
 import tempfile
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from krea_sampler import record
 
-__all__ = ["check_writable", "encode", "parameters", "pixels", "save", "save_as", "stem"]
+__all__ = ["check_writable", "encode", "parameters", "pixels", "replace", "save", "save_as", "stem"]
 
 KEY = "krea"  # the text chunk that holds the parameters
 
@@ -84,20 +84,29 @@ def save(data: bytes, folder: Path, name: str) -> Path:
 
 def save_as(data: bytes, path: Path) -> Path:
     """Write exactly there; raises FileExistsError rather than replace a file, and leaves nothing half-written."""
+    _write(data, path, _publish)
+    return path
+
+
+def replace(data: bytes, path: Path) -> None:
+    """Write there, in the place of what is there, whole or not at all."""
+    _write(data, path, os.replace)
+
+
+def _write(data: bytes, path: Path, publish: Callable[[Path, Path], None]) -> None:
     part = path.with_name(f".krea-{secrets.token_hex(8)}.part")
     try:
         with open(part, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        _publish(part, path)
+        publish(part, path)
     except FileExistsError:
         raise
     except OSError as error:
         raise OSError(f"cannot write {path} ({error.strerror}); make room or choose another place") from error
     finally:
         part.unlink(missing_ok=True)
-    return path
 
 
 def _publish(part: Path, path: Path) -> None:

@@ -6,7 +6,6 @@ model.safetensors  autoencoder.safetensors  text.safetensors
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +24,7 @@ from krea_model.mmdit import MMDiT
 from krea_model.pipeline import Defaults, Pipeline
 from krea_model.sampling import OnStep
 from krea_model.smallae import Sizes, SmallAutoencoder
+from krea_model.tensorfiles import write_json
 
 __all__ = ["Bundle", "Defaults", "draw", "load", "save"]
 
@@ -64,9 +64,7 @@ def save(
         "about": dict(about),
         "sha256": {name: _sha256(path / name) for name in FILES},
     }
-    part = path / f".manifest.{os.getpid()}.part"
-    part.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    os.replace(part, path / "manifest.json")
+    write_json(path / "manifest.json", manifest)
     return path
 
 

@@ -38,8 +38,8 @@ def damage_named(place: Path, part: str) -> Iterator[None]:
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error is one of the many that say that memory is used up."""
     text = str(error).lower()
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
+    if isinstance(error, OSError):  # of a file that is mapped; not every library gives the number
+        return error.errno == errno.ENOMEM or "cannot allocate memory" in text
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and ("allocate" in text or "alloc_failed" in text)
     )

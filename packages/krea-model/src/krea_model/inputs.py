@@ -41,10 +41,10 @@ def check_batch(
         prompts = len(cond.lengths) if isinstance(cond, Conditioning) else type(cond).__name__
         raise ValueError(f"{len(sizes)} grids for prompts: {prompts}; give a Conditioning and one grid for each prompt")
     wanted = (sum(sizes), config.token_features)
-    if not _has_shape(x, wanted):
+    if not _has_shape(x, wanted) or not x.is_floating_point():
         raise ValueError(
-            f"image tokens of {_shown(x)} for grids of {wanted[0]} tokens; give {wanted}: the tokens of all images end "
-            "to end, as `packing.pack` makes them"
+            f"image tokens of {_shown(x)} for grids of {wanted[0]} tokens; give floats of {wanted}: the tokens of all "
+            "images end to end, as `packing.pack` makes them"
         )
     if not _has_shape(t, (len(sizes),)) or not t.is_floating_point():
         raise ValueError(
@@ -52,17 +52,21 @@ def check_batch(
             f"({len(sizes)},): diffusers' timesteps divided by 1000"
         )
     wanted = (sum(cond.lengths), config.features)
-    if text is not None and not _has_shape(text, wanted):
-        raise ValueError(f"a text stage of {_shown(text)}; give {wanted}, what the model's `text` makes of this batch")
+    if text is not None and not (_has_shape(text, wanted) and text.is_floating_point()):
+        raise ValueError(
+            f"a text stage of {_shown(text)}; give floats of {wanted}, what the model's `text` makes of this batch"
+        )
 
 
 def check_states(config: Config, cond: Conditioning) -> None:
     """ValueError unless the text states have the taps and the width that a model of these sizes reads."""
-    if not isinstance(cond, Conditioning) or tuple(cond.states.shape[1:]) != (config.txtlayers, config.txtdim):
+    sizes = (config.txtlayers, config.txtdim)
+    known = isinstance(cond, Conditioning) and isinstance(cond.states, Tensor)
+    if not known or tuple(cond.states.shape[1:]) != sizes or not cond.states.is_floating_point():
         shown = _shown(cond.states) if isinstance(cond, Conditioning) else type(cond).__name__
         raise ValueError(
-            f"text states of {shown}; give a Conditioning of (tokens, {config.txtlayers}, {config.txtdim}), from the "
-            "encoder and the taps that the model was trained with"
+            f"text states of {shown}; give a Conditioning of (tokens, {sizes[0]}, {sizes[1]}), floats from the encoder "
+            "and the taps that the model was trained with"
         )
 
 

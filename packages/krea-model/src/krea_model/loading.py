@@ -153,6 +153,7 @@ def _check_whole(place: Path, parts_given: bool) -> None:
             "name one that has, a .safetensors file, or an id of the hub such as krea/Krea-2-Turbo"
         )
     if not whole and not parts_given:
+        weights.Checkpoint(place).config()  # says what it is, where it is no transformer
         raise ValueError(
             f"{place} is a transformer alone; name the folders of its text encoder (Qwen3-VL-4B) and of its "
             "autoencoder (Qwen-Image) as well, or use a diffusers pipeline folder, which has all three"

@@ -30,6 +30,7 @@ PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "
 FLAT = "lora_unet_"
 KEY = re.compile(r"(?P<layer>.+?)\.(?:(?P<part>lora_[AB]|lora[_.](?:down|up))(?:\.[^.]+)?\.weight|(?P<alpha>alpha))")
 SIDES = {"lora_A": "a", "lora_down": "a", "lora.down": "a", "lora_B": "b", "lora_up": "b", "lora.up": "b"}
+OWN = "adapter_model.safetensors"  # by which PEFT calls the file of an `adapter_config.json`
 METADATA = "lora_adapter_metadata"  # diffusers' name for the PEFT configuration in a file's header
 LIKELY = (
     ("lokr_", "a LoKr adapter, which is not supported; train or convert to a plain LoRA"),
@@ -57,11 +58,12 @@ LIKELY = (
 def read(path: str | Path) -> dict[str, LowRank]:
     """A LoRA file, or a PEFT folder, in any known layout -> its adapters by original layer name.
 
-    Alpha comes from the file's tensors, else its metadata or `adapter_config.json`, else it equals the rank.
+    Alpha comes from the file's tensors, else its metadata or `adapter_config.json`, else it equals the rank. Beside a
+    file that was named, and not by PEFT, that JSON counts only if its ranks are those of the file.
     ValueError if any key of the file is not understood: nothing is ever left out silently.
     """
     file = _file(Path(path))
-    tensors, stated = _tensors(file), _stated(file)
+    tensors = _tensors(file)
     layers = _layers(tensors)
     parts: dict[str, dict[str, Tensor]] = {}
     strange = []
@@ -81,6 +83,7 @@ def read(path: str | Path) -> dict[str, LowRank]:
             f"{path} is no LoRA for Krea 2 that can be read: {len(strange)} of {len(tensors)} keys do not fit, "
             f"first {', '.join(strange[:3]) or 'none at all'}{_likely(strange)}"
         )
+    stated = _stated(Path(path), file, {layer: len(found["a"]) for layer, found in parts.items() if found["a"].ndim})
     return {layer: _adapter(layer, found, stated) for layer, found in parts.items()}
 
 
@@ -141,32 +144,25 @@ def _layers(keys: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def _stated(file: Path) -> dict[str, Any]:
-    """The PEFT configuration that came with the file, empty if none did."""
+def _stated(path: Path, file: Path, ranks: Mapping[str, int]) -> dict[str, Any]:
+    """The PEFT configuration that came with the file, empty if none did; ranks: of the file's layers."""
     with open_tensors(file) as stored:
         metadata = stored.metadata() or {}
-        downs = [key for key in stored.keys() if "lora_A" in key or "lora_down" in key]  # noqa: SIM118
-        ranks = {next(iter(stored.get_slice(key).get_shape()), 0) for key in downs}
     beside = file.with_name("adapter_config.json")
+    own = METADATA in metadata or path.is_dir() or file.name == OWN  # else it may lie there for another file
     try:
         if METADATA in metadata:
             stated = json.loads(metadata[METADATA])
             stated = {key.removeprefix("transformer."): value for key, value in stated.items()}
         else:
             stated = json.loads(beside.read_text("utf-8")) if beside.is_file() else {}
-            if file.name != "adapter_model.safetensors" and not _may_be_of(stated, ranks):
-                return {}
         _check_settings(stated)
+        if own or all(rank == _of(layer, stated, "rank_pattern", "r") for layer, rank in ranks.items()):
+            return stated
     except (ValueError, TypeError, AttributeError, re.error) as error:
-        raise ValueError(f"the PEFT settings of {file} are damaged ({error}); get the file again") from error
-    return stated
-
-
-def _may_be_of(stated: Any, ranks: set[int]) -> bool:
-    """Whether settings that lie beside a file speak of its ranks; if not, they belong to another file."""
-    if not isinstance(stated, dict) or "r" not in stated:
-        return True
-    return ranks <= {stated["r"], *dict(stated.get("rank_pattern") or {}).values()}
+        if own:
+            raise ValueError(f"the PEFT settings of {file} are damaged ({error}); get the file again") from error
+    return {}
 
 
 def _check_settings(stated: Any) -> None:
@@ -198,12 +194,16 @@ def _adapter(layer: str, found: Mapping[str, Tensor], stated: Mapping[str, Any])
 
 
 def _alpha(layer: str, rank: int, stated: Mapping[str, Any]) -> float:
-    alpha = float(stated.get("lora_alpha") or rank)
-    for pattern, value in (stated.get("alpha_pattern") or {}).items():
-        if any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in (layer, to_diffusers(layer))):
-            alpha = float(value)
-            break  # as in PEFT, the first that fits
+    alpha = float(_of(layer, stated, "alpha_pattern", "lora_alpha") or rank)
     return alpha * rank**0.5 if stated.get("use_rslora") else alpha  # rank-stabilised: alpha / sqrt(r), 2312.03732
+
+
+def _of(layer: str, stated: Mapping[str, Any], patterns: str, usual: str) -> Any:
+    """A layer's own number, by the first pattern that fits as in PEFT's `get_pattern_key`, else that of all layers."""
+    for pattern, value in (stated.get(patterns) or {}).items():
+        if any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in (layer, to_diffusers(layer))):
+            return value
+    return stated.get(usual)
 
 
 def _peft(lora: Mapping[str, LowRank]) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def memory_explained(what: str) -> Iterator[None]:
     """Turns the many errors of memory that is used up into one MemoryError of one sentence."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, OSError) as error:
         if lacks_memory(error):
             raise MemoryError(
                 f"not enough memory for {what}; draw smaller or fewer pictures at once, or load the model in bfloat16"

@@ -14,7 +14,7 @@ from krea_model.inputs import finite, seed_list, token_counts
 from krea_model.interfaces import Conditioning, Grids, Velocity
 from krea_model.mmdit import MMDiT
 from krea_model.packing import pack, per_token
-from krea_model.plain import is_whole
+from krea_model.plain import is_number, is_whole
 
 __all__ = ["OnStep", "Times", "euler", "guided", "noise", "sample", "schedule", "sde", "start", "step_noise"]
 
@@ -190,7 +190,7 @@ def _steps(times: Times, x: Tensor, grids: Grids) -> Iterator[tuple[Tensor, Any,
 
 
 def _check_times(times: Sequence[Any]) -> None:
-    wrong = [t for t in times if isinstance(t, int | float) and not 0 <= t <= 1]
+    wrong = [t for t in times if not is_number(t) or not 0 <= float(t) <= 1]
     if wrong:
         raise ValueError(
             f"a time of {wrong[0]}; they run from 1 (noise) to 0 (image): divide diffusers' timesteps by 1000"

@@ -11,32 +11,42 @@ from krea_model.plain import is_number
 
 __all__ = ["confirm_config", "diffusers_config", "infer_config"]
 
+HEAD, TIMES = "blocks.0.attn.qknorm.qnorm.scale", "tmlp.0.weight"
+REFINER = "txtfusion.refiner_blocks.0"
+
 
 def infer_config(shapes: Mapping[str, Sequence[int]]) -> Config:
     """Sizes of a model from its tensors' shapes; KeyError names a tensor that is missing, ValueError an odd one.
 
     The rotary base does not show in shapes and is taken to be the released 1000; so is a patch of 2.
     """
-    (head,) = _shape(shapes, "blocks.0.attn.qknorm.qnorm.scale", 1)
-    (txthead,) = _shape(shapes, "txtfusion.refiner_blocks.0.attn.qknorm.qnorm.scale", 1)
+    head, txthead = _length(shapes, HEAD), _length(shapes, f"{REFINER}.attn.qknorm.qnorm.scale")
     features, tokens = _shape(shapes, "first.weight", 2)
-    (txtdim,) = _shape(shapes, "txtmlp.0.scale", 1)
+    txtdim, tdim = _length(shapes, "txtmlp.0.scale"), _shape(shapes, TIMES, 2)[1]
+    _check_heads(shapes, HEAD, "blocks.0.attn.wk.weight", "first.weight")
+    _check_heads(shapes, f"{REFINER}.attn.qknorm.qnorm.scale", f"{REFINER}.attn.wk.weight", "txtmlp.0.scale")
     patch = 2 if tokens % 4 == 0 else 1
-    return Config(
-        features=features,
-        layers=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
-        heads=features // head,
-        kvheads=_shape(shapes, "blocks.0.attn.wk.weight", 2)[0] // head,
-        txtdim=txtdim,
-        txtlayers=_shape(shapes, "txtfusion.projector.weight", 2)[1],
-        txtheads=txtdim // txthead,
-        txtkvheads=_shape(shapes, "txtfusion.refiner_blocks.0.attn.wk.weight", 2)[0] // txthead,
-        channels=tokens // patch**2,
-        patch=patch,
-        multiplier=_multiplier(features, _shape(shapes, "blocks.0.mlp.up.weight", 2)[0]),
-        txtmultiplier=_multiplier(txtdim, _shape(shapes, "txtfusion.refiner_blocks.0.mlp.up.weight", 2)[0]),
-        tdim=_shape(shapes, "tmlp.0.weight", 2)[1],
-    )
+    multipliers = {
+        "multiplier": _multiplier(features, shapes, "blocks.0.mlp.up.weight"),
+        "txtmultiplier": _multiplier(txtdim, shapes, f"{REFINER}.mlp.up.weight"),
+    }
+    try:
+        return Config(
+            features=features,
+            layers=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
+            heads=features // head,
+            kvheads=_length(shapes, "blocks.0.attn.wk.weight") // head,
+            txtdim=txtdim,
+            txtlayers=_shape(shapes, "txtfusion.projector.weight", 2)[1],
+            txtheads=txtdim // txthead,
+            txtkvheads=_length(shapes, f"{REFINER}.attn.wk.weight") // txthead,
+            channels=tokens // patch**2,
+            patch=patch,
+            tdim=tdim,
+            **multipliers,
+        )
+    except ValueError as error:
+        raise ValueError(f"{error} ({HEAD} has {head}, {TIMES} {tdim} columns)") from error
 
 
 def confirm_config(config: Config, file: Path) -> Config:
@@ -85,10 +95,24 @@ def _shape(shapes: Mapping[str, Sequence[int]], name: str, axes: int) -> tuple[i
     return found
 
 
-def _multiplier(width: int, hidden: int) -> int:
+def _check_heads(shapes: Mapping[str, Sequence[int]], head: str, keys: str, whole: str) -> None:
+    size, kvwidth, width = _length(shapes, head), _length(shapes, keys), _length(shapes, whole)
+    if kvwidth % size or width % kvwidth:
+        raise ValueError(
+            f"{head} makes heads of {size}, {keys} has {kvwidth} rows and {whole} a width of {width}: each must divide "
+            "the one after it"
+        )
+
+
+def _length(shapes: Mapping[str, Sequence[int]], name: str) -> int:
+    return _shape(shapes, name, 1 if name.endswith(".scale") else 2)[0]
+
+
+def _multiplier(width: int, shapes: Mapping[str, Sequence[int]], name: str) -> int:
+    hidden = _length(shapes, name)
     for multiplier in (4, *range(1, 65)):  # several may give the same width: the released one first
         if swiglu_width(width, multiplier) == hidden:
             return multiplier
     raise ValueError(
-        f"a hidden width of {hidden} at width {width} follows from no multiplier; see configs.swiglu_width"
+        f"a hidden width of {hidden} ({name}) at width {width} follows from no multiplier; see configs.swiglu_width"
     )

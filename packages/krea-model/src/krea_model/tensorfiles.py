@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import uuid
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,11 +33,14 @@ DTYPES = {
 """Types of tensors as the header of a safetensors file names them."""
 
 PICKLE = "a pickle (.ckpt, .pt, .bin); only safetensors are read: `save_file(torch.load(file, weights_only=True), new)`"
+PICTURE = "a picture, no weights; name a .safetensors file"
 BEGINNINGS = (
     (b"GGUF", "a GGUF file; take the safetensors file that it was made from"),
     (b"PK\x03\x04", PICKLE),
     *((bytes([0x80, protocol]), PICKLE) for protocol in (2, 3, 4, 5)),
     (b"version https://git-lfs", "a Git LFS pointer, not the file that it stands for; run `git lfs pull`"),
+    (b"\x89PNG", PICTURE),
+    (b"\xff\xd8\xff", PICTURE),
     (b"<", "a web page that was saved in place of the file (a login or an error?); download it again"),
     (b"{", "JSON, perhaps an answer of the server that refused the download; download it again"),
 )
@@ -53,7 +58,7 @@ def open_tensors(file: Path) -> safe_open:
 def replaced(path: Path):
     """A temporary path in the same folder that takes the place of `path` at the end, or vanishes after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{uuid.uuid4().hex}.part")  # of this call alone, whatever other threads write
     try:
         yield part
         os.replace(part, path)
@@ -116,6 +121,8 @@ def _diagnosis(file: Path) -> str:
         for beginning, meaning in BEGINNINGS:
             if start.startswith(beginning):
                 return meaning
+        if _is_text(start):
+            return "a text, no weights; name a .safetensors file"
         stream.seek(0)
         length = int.from_bytes(stream.read(8), "little")
         text = stream.read(length) if length < 100_000_000 else b""
@@ -127,6 +134,14 @@ def _diagnosis(file: Path) -> str:
     if not lost:
         return "truncated or not a safetensors file; download it again"
     return f"truncated: {len(lost)} of its tensors are cut off, first {', '.join(lost[:3])}; download it again"
+
+
+def _is_text(start: bytes) -> bool:
+    try:
+        text = getincrementaldecoder("utf-8")().decode(start)  # which does not mind half a letter at the end
+    except UnicodeDecodeError:
+        return False
+    return "".join(text.split()).isprintable()
 
 
 def _end(name: str, entry: Mapping[str, Any]) -> int:

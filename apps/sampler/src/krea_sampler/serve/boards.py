@@ -38,12 +38,17 @@ class Tile:
     state: State = "waiting"
     step: int = 0
     preview: str = ""  # a data: address
-    drawing: Drawing | None = None
+    parameters: Mapping[str, Any] | None = None  # of the finished picture
+    stem: str = ""  # of the name of its file
     png: bytes = b""
     error: str = ""
     kept: str = ""  # the name of its file
     note: str = ""  # what the model said about the prompts
     version: int = 0
+
+    def finish(self, parameters: Mapping[str, Any] | None, stem: str, png: bytes) -> None:
+        """It is drawn. Of a drawing this is all that stays: its pixels are in the PNG, whose bytes are counted."""
+        self.state, self.parameters, self.stem, self.png = "done", parameters, stem, png
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -82,7 +87,7 @@ class Boards:
             for tile in board.tiles:
                 same = known.get((tile.settings, tile.mixture))
                 if same is not None:
-                    tile.state, tile.drawing, tile.png = "done", same.drawing, same.png
+                    tile.finish(same.parameters, same.stem, same.png)
                     tile.kept, tile.note = same.kept, same.note
             waiting = sum(t.state == "waiting" for b in [*self._boards.values(), board] for t in b.tiles)
             if waiting > MAX_WAITING:
@@ -126,7 +131,7 @@ class Boards:
         """Remember the file that a picture was saved to, on every board that shows it, and put it on the kept one."""
         with self._changed:
             copy = Tile(mixture=tile.mixture, settings=tile.settings, caption=tile.caption, origin=tile.origin)
-            copy.state, copy.drawing, copy.png = tile.state, tile.drawing, tile.png
+            copy.finish(tile.parameters, tile.stem, tile.png)
             self._kept.tiles.append(copy)
             for board in self._boards.values():
                 for one in board.tiles:
@@ -158,7 +163,8 @@ class Boards:
         """The picture is done; raises Stopped if it is not wanted any more."""
         with self._changed:
             self._still_wanted(tile)
-            tile.state, tile.drawing, tile.png, tile.preview, tile.note = "done", drawing, png, "", note
+            tile.finish(drawing.parameters, drawing.stem, png)
+            tile.preview, tile.note = "", note
             self._forget()
             self._touch(board, tile)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from krea_sampler import picture
 from krea_sampler.compose import Setup
-from krea_sampler.drawing import Drawing
 from krea_sampler.order import FORMAT
 from krea_sampler.serve.asks import opened
 from krea_sampler.serve.boards import Tile
@@ -29,12 +28,12 @@ FLAGS = {
 
 def keep(tile: Tile, folder: Path) -> str:
     """Save a finished tile under a free name in the folder and return that name."""
-    if tile.drawing is None:
+    if tile.parameters is None:
         raise ValueError("this picture is not finished; keep it when it is")
     if tile.kept and (folder / tile.kept).is_file():
         return tile.kept
     picture.check_writable(folder)
-    return picture.save(tile.png, folder, tile.drawing.stem).name
+    return picture.save(tile.png, folder, tile.stem).name
 
 
 def find(folder: Path, engine: Engine) -> list[Tile]:
@@ -83,6 +82,6 @@ def _tile(path: Path, engine: Engine) -> Tile | None:
         return None  # of another program or another model
     if not png:
         return None
-    tile.state, tile.png, tile.kept, tile.caption = "done", png, path.name, path.stem
-    tile.drawing = Drawing(image=image, parameters=parameters, stem=path.stem)
+    tile.finish(parameters, path.stem, png)
+    tile.kept, tile.caption = path.name, path.stem
     return tile

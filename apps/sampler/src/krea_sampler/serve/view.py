@@ -41,13 +41,12 @@ def board_view(board: Board, changed: Sequence[int]) -> dict[str, Any]:
 
 def details(tile: Tile, setup: Setup) -> dict[str, str]:
     """What is copied with a click; raises ValueError for a picture that is not finished."""
-    if tile.drawing is None:
+    if tile.parameters is None:
         raise ValueError("this picture is not finished; its parameters come with it")
-    parameters, stem = tile.drawing.parameters, tile.drawing.stem
     return {
-        "parameters": json.dumps(parameters, ensure_ascii=False, indent=2),
-        "command": command(parameters, stem, setup),
-        "name": f"{stem}.png",
+        "parameters": json.dumps(tile.parameters, ensure_ascii=False, indent=2),
+        "command": command(tile.parameters, tile.stem, setup),
+        "name": f"{tile.stem}.png",
     }
 
 

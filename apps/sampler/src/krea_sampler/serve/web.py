@@ -122,11 +122,11 @@ class Handler(Replies):
 
     def _picture(self, board: str, number: int) -> None:
         tile = self._tile(board, number)
-        if tile.drawing is None:
+        if tile.parameters is None:
             raise Declined(HTTPStatus.NOT_FOUND, "this picture is not finished")
         headers = {"Cache-Control": "private, max-age=86400, immutable"}  # a finished picture stays what it is
         if urlsplit(self.path).query == "download":
-            headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(tile.drawing.stem, safe='')}.png"
+            headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(tile.stem, safe='')}.png"
         self.send_bytes(tile.png, "image/png", headers)
 
     def _events(self) -> None:

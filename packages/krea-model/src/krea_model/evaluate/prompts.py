@@ -69,11 +69,17 @@ def diversity(embeddings: Tensor, groups: Sequence[Hashable]) -> dict[Hashable, 
     rows: dict[Hashable, list[int]] = {}
     for row, group in enumerate(groups):
         rows.setdefault(group, []).append(row)
-    unit = F.normalize(embeddings.double(), dim=1)
+    unit = _directions(embeddings)
     found = {group: _distance(unit[chosen]) for group, chosen in rows.items() if len(chosen) > 1}
     if not found:
         raise ValueError(f"{len(rows)} prompts with one picture each have no diversity; draw at least 2 of each")
     return found
+
+
+def _directions(rows: Tensor) -> Tensor:
+    """Rows `b f` at length 1, `b f+1`; those of zeros, which have no direction, share one of their own."""
+    rows = rows.double()
+    return F.normalize(torch.cat([rows, (rows == 0).all(1, keepdim=True).double()], 1), dim=1)
 
 
 def _distance(unit: Tensor) -> float:
@@ -84,7 +90,7 @@ def _distance(unit: Tensor) -> float:
 def vendi(embeddings: Tensor) -> float:
     """How many different pictures `b f` there are, in effect, from 1 to b (Vendi score, arXiv 2210.02410, cosines)."""
     check(embeddings)
-    unit = F.normalize(embeddings.double(), dim=1)
+    unit = _directions(embeddings)
     wide = len(unit) <= unit.shape[1]
     values = torch.linalg.eigvalsh((unit @ unit.T if wide else unit.T @ unit) / len(unit)).clamp(min=0)
     return float(torch.special.entr(values).sum().exp())

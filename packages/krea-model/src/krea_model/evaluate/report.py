@@ -1,7 +1,6 @@
 """Everything that can be said of a checkpoint's pictures with the encoders at hand, as one report."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from krea_model.evaluate.features import Features, embed
 from krea_model.evaluate.interfaces import Embedder, Joint
 from krea_model.evaluate.prompts import diversity, retrieval_rank, vendi
 from krea_model.inputs import seed_list
+from krea_model.tensorfiles import replaced
 
 __all__ = ["Distances", "Diversity", "Encoders", "Ranks", "Report", "evaluate"]
 
@@ -90,12 +90,8 @@ class Report:
     def write(self, path: str | Path) -> None:
         """The JSON, or with a name that ends in `.md` the table; whole or not at all."""
         path = Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        with replaced(path) as part:
             part.write_text(self.markdown() if path.suffix == ".md" else self.json())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def evaluate(
