@@ -9,6 +9,7 @@ Sizes are printed as time goes on. `--variants` compares settings.
 
 import argparse
 import json
+import sys
 import tempfile
 import threading
 import time
@@ -19,11 +20,12 @@ from pathlib import Path
 
 import psycopg
 from krea_data.krablet import Krablet, up
-from krea_data.krablet.connection import make_conninfo
 from krea_data.rows import Claim, Result, Row
 from krea_data.testing import FakeTask
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
+
+sys.path.insert(0, str(Path(__file__).parent))  # also when it is imported from elsewhere
+
+from schemas import empty_schema
 
 HOUR_ROWS = 480_000
 STEADY_ROWS = 2000  # that are always in the queue
@@ -127,7 +129,7 @@ def churn(
 ) -> Churned:
     """Send so many rows through a queue, and watch."""
     with ExitStack() as stack:
-        own = stack.enter_context(_schema(dsn))
+        own = stack.enter_context(empty_schema(dsn, "bench_churn"))
         table = stack.enter_context(Krablet([own], retry_s=0.05))
         watch = stack.enter_context(psycopg.connect(own, autocommit=True))
         task = FakeTask(name="job")
@@ -214,20 +216,6 @@ def _vacuuming(dsn: str, scale: float, cost_limit: int) -> Iterator[list[float]]
     finally:
         stop.set()
         thread.join()
-
-
-@contextmanager
-def _schema(dsn: str) -> Iterator[str]:
-    """The DSN of an empty schema, which is dropped afterwards."""
-    parts = {key: str(value) for key, value in conninfo_to_dict(dsn).items() if key != "options"}
-    name = sql.Identifier("bench_churn")
-    with psycopg.connect(make_conninfo(**parts), autocommit=True) as connection:
-        connection.execute(sql.SQL("drop schema if exists {} cascade").format(name))
-        connection.execute(sql.SQL("create schema {}").format(name))
-        try:
-            yield make_conninfo(**{**parts, "options": "-csearch_path=bench_churn"})
-        finally:
-            connection.execute(sql.SQL("drop schema {} cascade").format(name))
 
 
 def main() -> None:

@@ -23,11 +23,12 @@ from pathlib import Path
 
 import psycopg
 from krea_data.krablet import Krablet, up
-from krea_data.krablet.connection import make_conninfo
 from krea_data.rows import Result, Row
 from krea_data.testing import FakeTask
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
+
+sys.path.insert(0, str(Path(__file__).parent))  # also when it is imported from elsewhere
+
+from schemas import empty_schema
 
 JOBS = {"ours": 50_000, "pgqueuer": 20_000, "procrastinate": 500}
 QUICK_JOBS = {"ours": 600, "pgqueuer": 400, "procrastinate": 40}
@@ -59,7 +60,7 @@ def peers(dsn: str, quick: bool = False) -> dict[str, float]:
 def pinned(dsn: str, quick: bool = False) -> dict[str, float]:
     """How much slower a claim is at the end of a pinned snapshot's life, and how often each job was claimed."""
     free_s, held_s, tail_s = (1.0, 2.0, 1.0) if quick else (15.0, 60.0, 15.0)
-    with _schema(dsn) as own, Krablet([own]) as table:
+    with empty_schema(dsn, "bench_queues") as own, Krablet([own]) as table:
         stream = Stream(table, PER_SECOND // 10 if quick else PER_SECOND)
         with stream.running():
             stream.run(free_s / 3)  # caches and plans
@@ -146,7 +147,7 @@ class Stream:
 def _rate(dsn: str, library: str, jobs: int, processes: int) -> float:
     """One drain, in processes of their own, on tables of their own."""
     script = Path(__file__).with_name("drains.py")
-    with _schema(dsn) as own:
+    with empty_schema(dsn, "bench_queues") as own:
         command = [sys.executable, str(script), library, own, "--jobs", str(jobs), "--processes", str(processes)]
         done = subprocess.run([*command, "--batch", str(BATCH)], capture_output=True, text=True, check=False)
         if done.returncode:
@@ -155,20 +156,6 @@ def _rate(dsn: str, library: str, jobs: int, processes: int) -> float:
     if found["done"] != jobs:
         raise RuntimeError(f"{library} did {found['done']} of {jobs} jobs")
     return found["done"] / found["seconds"]
-
-
-@contextmanager
-def _schema(dsn: str) -> Iterator[str]:
-    """The DSN of an empty schema, which is dropped afterwards."""
-    parts = {key: str(value) for key, value in conninfo_to_dict(dsn).items() if key != "options"}
-    name = sql.Identifier("bench_queues")
-    with psycopg.connect(make_conninfo(**parts), autocommit=True) as connection:
-        connection.execute(sql.SQL("drop schema if exists {} cascade").format(name))
-        connection.execute(sql.SQL("create schema {}").format(name))
-        try:
-            yield make_conninfo(**{**parts, "options": "-csearch_path=bench_queues"})
-        finally:
-            connection.execute(sql.SQL("drop schema {} cascade").format(name))
 
 
 def _middle(seconds: Sequence[float]) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from krea_curator import compose, recipe
 from krea_curator.compose import ORDER, Home
+from krea_curator.options import read_dsns
 from krea_curator.recipe import Recipe
 from krea_data import shards, worker
 from krea_data.blobs import FolderBlobs
@@ -112,3 +113,12 @@ def test_a_recipe_comes_back_and_a_wrong_one_is_named(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(ValueError, match=r"recipe\.json is not a usable recipe"):
             recipe.read(path)
+
+
+def test_workers_are_told_their_dsns_by_a_file_that_nobody_else_may_read(tmp_path: Path) -> None:
+    home = Home(folder=tmp_path)
+    for dsns in (["host=a password=secret", "host=b"], ["host=c"]):
+        word = compose.dsns_file(home, dsns)
+        assert read_dsns([word]) == dsns
+        assert Path(word[1:]).stat().st_mode & 0o777 == 0o600
+        assert "secret" not in " ".join(compose.worker_command(tmp_path, [word]))

@@ -136,11 +136,11 @@ def test_an_embedded_krablet_gets_one_more_shard(tmp_path: Path) -> None:
 
 def test_pause_and_resume(full: Home) -> None:
     at = ("--home", full.folder)
-    assert krablet(0, "pause", "licence", "--shard", "1", *at)[0] == "licence is paused on shards [1]\n"
+    assert krablet(0, "pause", "licence", "--shard", "1", *at)[0] == "licence is paused on shards 1\n"
     said, _ = krablet(0, "metrics", *at)
     assert 'krablet_paused{task="licence",shard="1"} 1\n' in said
     assert 'krablet_paused{task="licence",shard="0"} 0\n' in said
-    assert krablet(0, "resume", "licence", *at)[0] == "licence is paused on shards []\n"
+    assert krablet(0, "resume", "licence", *at)[0] == "licence is paused nowhere\n"
     _, error = krablet(2, "pause", "nothing", *at)
     assert "there is no queue of a task 'nothing'" in error
 

@@ -17,6 +17,7 @@ from krea_data import shards as tars
 from krea_data.blobs import FolderBlobs
 from krea_data.interfaces import Blobs, Table, Task
 from krea_data.krablet import Krablet, up
+from krea_data.krablet.connection import patiently
 from krea_data.krablet.folder import Folder, Hold
 from krea_data.memory import MemoryTable
 from krea_data.rows import Result, Row
@@ -35,13 +36,13 @@ __all__ = [
     "chosen",
     "dedup",
     "dsns",
+    "dsns_file",
     "export",
     "funnel",
     "ingest",
     "open_table",
     "per_row",
     "running",
-    "sizes",
     "tasks",
     "telemetry",
     "work",
@@ -49,6 +50,7 @@ __all__ = [
 ]
 
 SHARDS = 2  # of a new embedded krablet
+PATIENCE_S = 60.0  # for shards that do not answer when a worker starts, say in the middle of a restart
 GRACE_S = 300.0  # for the batch in hand of a worker whose pool is gone
 OnRows = Callable[[int, int], None]
 """Called with what is done so far and how much there is."""
@@ -140,17 +142,6 @@ def running(home: Home) -> bool:
     return Folder(home.krablet).kept()
 
 
-def sizes(table: Krablet) -> list[str]:
-    """One line per shard: its pictures' rows and its size on disk."""
-    query = "select count(*), pg_size_pretty(pg_database_size(current_database())) from images"
-
-    def one(number: int) -> str:
-        rows, size = table.guarded(number, lambda connection, _: connection.execute(query).fetchone()) or (0, "?")
-        return f"shard {number}: {rows} rows, {size}"
-
-    return [one(number) for number in range(len(table.dsns))]
-
-
 def ingest(
     table: Krablet | MemoryTable, blobs: FolderBlobs, corpus: Path, on_rows: OnRows = lambda done, total: None
 ) -> int:
@@ -212,6 +203,16 @@ def telemetry(home: Home) -> Callable[[Sequence[Standing]], None]:
     return note
 
 
+def dsns_file(home: Home, given: Sequence[str]) -> str:
+    """What `--dsn` takes in place of these DSNs: a file that nobody else may read, as they may hold passwords."""
+    home.workers.mkdir(parents=True, exist_ok=True)
+    path = home.workers / "dsns"
+    path.touch(0o600)
+    path.chmod(0o600)
+    path.write_text("".join(f"{dsn}\n" for dsn in given), "utf-8")
+    return f"@{path}"
+
+
 def worker_command(
     home: Path,
     given: Sequence[str] = (),
@@ -237,7 +238,7 @@ def work(
     home: Home, given: Sequence[str], names: Sequence[str], effort: Effort, *, until_idle: bool, stop: threading.Event
 ) -> None:
     """Be one worker until nothing is left, or until `stop`."""
-    with Krablet(given) as table, _name(home, table) as name:
+    with patiently(lambda: Krablet(given), PATIENCE_S) as table, _name(home, table) as name:
         worker.run(
             table,
             per_row(chosen(names, home.blobs, home.recipe)),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from krea_data.krablet import Krablet
 
-from krea_curator.compose import Home, chosen, dedup, per_row, telemetry, worker_command
+from krea_curator.compose import Home, chosen, dedup, dsns_file, per_row, telemetry, worker_command
 from krea_curator.effort import Effort
 from krea_curator.pool import Pool, watch
 from krea_curator.standing import Standing, standing
@@ -42,7 +42,8 @@ def curate(
         return sum(one.done + one.dead for one in standings)
 
     while True:
-        command = worker_command(home.folder, table.dsns, names=names, until_idle=until_idle, leash=True, more=more)
+        given = [dsns_file(home, table.dsns)]
+        command = worker_command(home.folder, given, names=names, until_idle=until_idle, leash=True, more=more)
         if per_row(todo):
             with Pool(command, workers, home.workers) as pool:
                 if not watch(pool, look, on_drain):

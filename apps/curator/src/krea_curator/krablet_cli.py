@@ -2,7 +2,7 @@
 
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +41,9 @@ krea-curate krablet token add ann --scope read --scope write --tokens tokens.jso
 
 krea-curate krablet serve --listen 0.0.0.0:7610 --http 0.0.0.0:7611 --tokens tokens.json --dsn @dsns.txt
 """
+
+PausedTask = Annotated[str, typer.Argument(help="The task.")]
+PausedShards = Annotated[list[int] | None, typer.Option(help="Only on this database; may be repeated.")]
 
 app = typer.Typer(
     help="The databases of a curation: PostgreSQL shards, embedded in its home or given by DSN.",
@@ -193,29 +196,15 @@ def krablet_restore(
 
 
 @app.command("pause")
-def krablet_pause(
-    task: Annotated[str, typer.Argument(help="The task.")],
-    shard: Annotated[list[int] | None, typer.Option(help="Only on this database; may be repeated.")] = None,
-    home: HomeFlag = HOME,
-    dsn: Dsns = None,
-) -> None:
+def krablet_pause(task: PausedTask, shard: PausedShards = None, home: HomeFlag = HOME, dsn: Dsns = None) -> None:
     """Let workers get no more rows of a task; rows keep arriving in its queue."""
-    with plain_errors(), _krablet(home, dsn) as krablet:
-        controls.pause(krablet, task, shard)
-        typer.echo(f"{task} is paused on shards {controls.paused(krablet, task)}")
+    _set_pause(controls.pause, task, shard, home, dsn)
 
 
 @app.command("resume")
-def krablet_resume(
-    task: Annotated[str, typer.Argument(help="The task.")],
-    shard: Annotated[list[int] | None, typer.Option(help="Only on this database; may be repeated.")] = None,
-    home: HomeFlag = HOME,
-    dsn: Dsns = None,
-) -> None:
+def krablet_resume(task: PausedTask, shard: PausedShards = None, home: HomeFlag = HOME, dsn: Dsns = None) -> None:
     """Undo pause."""
-    with plain_errors(), _krablet(home, dsn) as krablet:
-        controls.resume(krablet, task, shard)
-        typer.echo(f"{task} is paused on shards {controls.paused(krablet, task)}")
+    _set_pause(controls.resume, task, shard, home, dsn)
 
 
 @app.command("metrics")
@@ -231,6 +220,19 @@ def krablet_metrics(
             return
         with Krablet(addresses, patience_s=5.0) as krablet:
             typer.echo(Metrics(krablet).text(), nl=False)
+
+
+def _set_pause(
+    change: Callable[[Krablet, str, Sequence[int] | None], None],
+    task: str,
+    shard: Sequence[int] | None,
+    home: Path,
+    dsn: Sequence[str] | None,
+) -> None:
+    with plain_errors(), _krablet(home, dsn) as krablet:
+        change(krablet, task, shard)
+        places = ", ".join(map(str, controls.paused(krablet, task)))
+        typer.echo(f"{task} is paused on shards {places}" if places else f"{task} is paused nowhere")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 from krea_data.krablet import Krablet, ShardDown
-from krea_data.krablet.connection import Shard, make_conninfo, passing
+from krea_data.krablet.connection import Shard, make_conninfo, passing, patiently
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,22 @@ def test_a_full_disk_is_named() -> None:
         ShardDown, match=r"^shard 3 \(dbname=x\) has a full disk: could not .* device; make room there$"
     ):
         shard.attempt(full)
+
+
+def test_patience_outlasts_a_restart_and_ends() -> None:
+    tries: list[int] = []
+
+    def make() -> str:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ShardDown("shard 0 does not answer")
+        return "open"
+
+    assert (patiently(make, 30.0), len(tries)) == ("open", 3)
+    tries.clear()
+    with pytest.raises(ShardDown):
+        patiently(make, 0.0)
+    assert len(tries) == 1
 
 
 @pytest.mark.postgres

@@ -13,6 +13,7 @@ from krea_data.krablet import Krablet, KrabletError, ShardDown
 from krea_data.krablet.clone import moving_tables
 from krea_data.krablet.connection import make_conninfo
 from krea_data.krablet.move import Moved, add_shard, cancel, move, rebalance, resume
+from krea_data.krablet.transfer import take_notes
 from krea_data.rows import Claim, Result
 from krea_data.testing import FakeTask, rows
 from psycopg import sql
@@ -131,6 +132,14 @@ def test_a_mover_that_is_stopped_is_followed_by_another(filled: Krablet, step: s
         at_rest(other)
         assert [row.id for row in other.scan()] == [row.id for row in rows(200)]
     assert [row.id for row in filled.scan()] == [row.id for row in rows(200)], "who was there before finds out"
+
+
+def test_notes_are_ended_after_a_mover_that_died_behind_its_last_slot(filled: Krablet) -> None:
+    with psycopg.connect(filled.dsns[0], autocommit=True) as connection:
+        take_notes(connection, moving_tables(connection))
+        assert connection.execute("select from pg_trigger where tgname = 'note_update'").rowcount > 1
+    assert move(filled, filled.router.held(0), 0) == 0
+    at_rest(filled)
 
 
 def test_a_cancelled_slot_stays(filled: Krablet) -> None:

@@ -15,8 +15,11 @@ from pathlib import Path
 
 import pytest
 from krea_data.krablet import Krablet, pluck
-from krea_data.krablet.move import add_shard, rebalance
+from krea_data.krablet.move import add_shard, move, rebalance
+from krea_data.krablet.pluck import handle
 from krea_data.krablet.pluck.keys import make_key
+from krea_data.krablet.pluck.maps import sweep
+from krea_data.krablet.pluck.question import Job
 from krea_data.rows import Row
 from krea_data.testing import rows
 
@@ -162,6 +165,29 @@ def test_two_callers_share_one_map(table: Krablet, tmp_path: Path) -> None:
         assert one.name == two.name
         assert one.wait(60) == two.wait(60) == pluck.Mapped(rows=ROWS)
     assert set(stored(table).values()) == {1}
+
+
+def test_slots_that_move_when_the_last_worker_has_gone(
+    new_dsns: Callable[[int], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller's own look finds rows that no worker saw, and there must be workers for them again."""
+    looks: list[bool] = []
+
+    def late(table: Krablet, job: Job) -> bool:
+        if not looks:
+            table.add(rows(ROWS))
+            move(table, table.router.held(0)[:1], 1)
+        looks.append(sweep(table, job))
+        return looks[-1]
+
+    monkeypatch.setattr(handle, "sweep", late)
+    with Krablet(new_dsns(2), patience_s=20.0, bits=2) as table:
+        table.add(rows(ROWS // 2))
+        images = pluck.Table("images", krablet=table, key_file=make_key(tmp_path / "key"))
+        with images.map(lambda rows: [{} for _ in rows], into="score", workers=2, show=False) as map:
+            map.wait(60)
+        assert looks[0] is True
+        assert table.stats()["score"].done == ROWS
 
 
 def test_a_shard_that_is_added_meanwhile_is_mapped_too(new_dsns: Callable[[int], list[str]], tmp_path: Path) -> None:

@@ -262,6 +262,24 @@ def test_a_connection_that_died_is_replaced(filled: Krablet, use: Use) -> None:
     use(work)
 
 
+def test_a_server_that_dies_while_a_reader_connects_is_down(
+    filled: Krablet, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = psycopg.AsyncConnection.connect
+
+    async def cut_off(*given: Any, **named: Any) -> Any:
+        connection = await connect(*given, **named)
+        await connection.close()
+        return connection
+
+    async def work(reads: Reads) -> None:
+        monkeypatch.setattr("krea_data.krablet.pools.AsyncConnection.connect", cut_off)
+        with pytest.raises(ShardDown, match="does not answer"):
+            await reads.get("synthetic/00001")
+
+    use(work)
+
+
 def test_a_shard_that_is_down_fails_its_keys_only(filled: Krablet, use: Use) -> None:
     dsns = [filled.dsns[0], make_conninfo(filled.dsns[1], port=1)]
     mine = {row.id: filled.router.shard(row.id) for row in rows(600)}

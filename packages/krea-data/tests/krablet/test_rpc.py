@@ -1,5 +1,6 @@
 import asyncio
 import datetime
+import gc
 import os
 import socket
 import ssl
@@ -460,5 +461,24 @@ def test_a_forked_child_connects_anew(tmp_path: Path) -> None:
             os._exit(0 if remote.call("echo", value=2) == 2 else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert remote.call("echo", value=3) == 3
+    thread.run(server.drain())
+    thread.stop()
+
+
+def test_the_collector_may_end_a_stream_on_the_loops_own_thread(tmp_path: Path) -> None:
+    thread, server = serving(tmp_path)
+    with Remote(server.address) as remote:
+        begun = remote.stream("count", n=10**9, bytes=1)
+        next(begun)
+        cycle: list[Any] = [begun]
+        cycle.append(cycle)  # so that only the collector can free it
+        del begun, cycle
+        assert remote._thread is not None
+        remote._thread.post(gc.collect)
+        answers: list[int] = []
+        asking = threading.Thread(target=lambda: answers.append(remote.call("echo", value=1)), daemon=True)
+        asking.start()
+        asking.join(20)
+        assert answers == [1], "the loop waits for itself"
     thread.run(server.drain())
     thread.stop()

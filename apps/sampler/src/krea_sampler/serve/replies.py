@@ -5,6 +5,7 @@ import json
 import socket
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -37,7 +38,7 @@ class Declined(Exception):  # noqa: N818 - an answer, not a fault
         self.status, self.headers = status, headers or {}
 
 
-class Replies(BaseHTTPRequestHandler):
+class Replies(BaseHTTPRequestHandler, ABC):
     """Answers a request by what `at` finds for its address. HEAD is GET without the body."""
 
     timeout = PATIENCE_S
@@ -46,9 +47,9 @@ class Replies(BaseHTTPRequestHandler):
     names: frozenset[str] = frozenset()
     """Names of this machine besides localhost and IP addresses."""
 
+    @abstractmethod
     def at(self, path: str) -> Mapping[str, Callable[[], None]]:
         """What answers at an address, by GET or POST; empty where there is nothing."""
-        raise NotImplementedError
 
     def do_GET(self) -> None:
         """Answer, whatever the method is."""

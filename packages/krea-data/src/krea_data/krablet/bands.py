@@ -5,8 +5,8 @@ of `shard` is locked whenever the list changes, or rows enter a band: so no row 
 change of the list is a change of the DAG, which every claim compares.
 """
 
-from collections.abc import Sequence
-from typing import LiteralString
+from collections.abc import Mapping, Sequence
+from typing import Any, LiteralString
 
 from psycopg import Connection, sql
 
@@ -26,6 +26,8 @@ with chosen as materialized (
 )
 update {queue} q set priority = {priority}, run_at = case when q.run_at <= now() then now() else q.run_at end
 from chosen c where q.slot = c.slot and q.id = c.id"""
+_OF_KEYS: LiteralString = "join unnest(%(slots)s, %(ids)s) as g (slot, id) using (slot, id)"
+_OF_SOURCE: LiteralString = "and starts_with(q.id, %(prefix)s) and q.slot not in (select slot from away)"
 _KEEP: LiteralString = """
 update task set bands = bands || %(band)s::smallint
 where name = %(task)s and %(band)s <> 0 and not %(band)s = any (bands)"""
@@ -42,30 +44,29 @@ def bands_of(dag: Dag, task: str) -> tuple[int, ...]:
 def raise_rows(connection: Connection, dag: Dag, task: str, priority: int, keys: Sequence[tuple[int, str]]) -> int:
     """Give the queue's rows of these (slot, id) a priority, and return how many had another one."""
     given = {"slots": Ints([slot for slot, _ in keys]), "ids": Texts([row_id for _, row_id in keys])}
-    statement = sql.SQL(_RAISE).format(
-        queue=queue(task),
-        priority=sql.Literal(priority),
-        given=sql.SQL("join unnest(%(slots)s, %(ids)s) as g (slot, id) using (slot, id)"),
-        more=sql.SQL(""),
-        limit=sql.SQL(""),
-    )
-    with connection.transaction():
-        _keep_band(connection, dag, task, priority)
-        return connection.execute(statement, given).rowcount
+    return _raised(connection, dag, task, priority, (_OF_KEYS, "", ""), given)
 
 
 def raise_source(connection: Connection, dag: Dag, task: str, priority: int, source: str) -> int:
     """Give up to `CHUNK_ROWS` of the rows "<source>/..." a priority, and return how many; 0 when all have it."""
-    statement = sql.SQL(_RAISE).format(
-        queue=queue(task),
-        priority=sql.Literal(priority),
-        given=sql.SQL(""),
-        more=sql.SQL("and starts_with(q.id, %(prefix)s) and q.slot not in (select slot from away)"),
-        limit=sql.SQL("limit %(rows)s"),
-    )
+    given = {"prefix": source + "/", "rows": CHUNK_ROWS}
+    return _raised(connection, dag, task, priority, ("", _OF_SOURCE, "limit %(rows)s"), given)
+
+
+def _raised(
+    connection: Connection,
+    dag: Dag,
+    task: str,
+    priority: int,
+    which: tuple[LiteralString, LiteralString, LiteralString],
+    given: Mapping[str, Any],
+) -> int:
+    """`which`: what is joined, a further condition, a limit."""
+    parts = dict(zip(("given", "more", "limit"), map(sql.SQL, which), strict=True))
+    statement = sql.SQL(_RAISE).format(queue=queue(task), priority=sql.Literal(priority), **parts)
     with connection.transaction():
         _keep_band(connection, dag, task, priority)
-        return connection.execute(statement, {"prefix": source + "/", "rows": CHUNK_ROWS}).rowcount
+        return connection.execute(statement, given).rowcount
 
 
 def forget_band(connection: Connection, task: str, band: int) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from psycopg import Connection, Cursor, sql
 
+from krea_data.interfaces import Task
 from krea_data.krablet.arrays import Ints, Texts
 from krea_data.krablet.bands import bands_of
 from krea_data.krablet.dag import Dag, StaleDag
@@ -170,17 +171,26 @@ class Lease:
     token: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a claim asks for; its rows have the results of the tasks in `reads`, or of all where that is None."""
+    """What a claim asks for."""
 
-    task: str
+    task: Task
     worker: str
     limit: int
     lease_s: float
     max_attempts: int | None
-    reads: Sequence[str] | None = None
     band: int = 0
+
+    @property
+    def name(self) -> str:
+        """The task's."""
+        return self.task.name
+
+    @property
+    def reads(self) -> Sequence[str] | None:
+        """The tasks whose results the rows bring along; None for all."""
+        return getattr(self.task, "reads", None)
 
 
 def claim_rows(connection: Connection, dag: Dag, wanted: Wanted, floor: Floor) -> list[Claim]:
@@ -188,7 +198,7 @@ def claim_rows(connection: Connection, dag: Dag, wanted: Wanted, floor: Floor) -
 
     `StaleDag` where the shard has another DAG.
     """
-    if wanted.task in dag.paused:
+    if wanted.name in dag.paused:
         _check(connection.execute("select dag from shard").fetchall(), dag)
         return []
     floor.claims += 1
@@ -204,7 +214,7 @@ def claim_rows(connection: Connection, dag: Dag, wanted: Wanted, floor: Floor) -
 
 def send_claim(connection: Connection, dag: Dag, wanted: Wanted, place: Place) -> Cursor:
     """Ask for rows from a place on."""
-    statement = aged(claim_statement(dag, wanted.task, wanted.band, wanted.limit, wanted.reads)).encode()
+    statement = aged(claim_statement(dag, wanted.name, wanted.band, wanted.limit, wanted.reads)).encode()
     most = FOREVER if wanted.max_attempts is None else wanted.max_attempts
     given = {"lease_s": wanted.lease_s, "max": most, "worker": wanted.worker, "at": place[0], "n": place[1]}
     return connection.execute(statement, given, prepare=True)
@@ -218,7 +228,7 @@ def take_claims(cursor: Cursor, dag: Dag, wanted: Wanted, floor: Floor) -> list[
     if token is None:
         return []
     floor.places[wanted.band] = (last_at, int(last_n))
-    tasks = _read(dag, wanted.task, wanted.reads)
+    tasks = _read(dag, wanted.name, wanted.reads)
     return [_claim(tasks, token, line) for line in found[1:]]
 
 

@@ -51,15 +51,7 @@ def _claim_band(
             known, floor.bands = floor.bands, bands_of(dag, task.name)
             if floor.bands != known:
                 return None
-            wanted = Wanted(
-                task=task.name,
-                worker=worker,
-                limit=limit - len(claims),
-                lease_s=lease_s,
-                max_attempts=krablet.max_attempts,
-                reads=getattr(task, "reads", None),
-                band=band,
-            )
+            wanted = Wanted(task, worker, limit - len(claims), lease_s, krablet.max_attempts, band)
             found = claim_rows(connection, dag, wanted, floor)
             if band and not found and floor.claims % _TIDY == 0:
                 forget_band(connection, task.name, band)

@@ -18,7 +18,7 @@ except ImportError as error:
 from krea_data.krablet.arrays import register_arrays
 from krea_data.krablet.errors import ShardDown
 
-__all__ = ["Shard", "hopeless", "make_conninfo", "passing", "refusal"]
+__all__ = ["Shard", "hopeless", "make_conninfo", "passing", "patiently", "refusal"]
 
 T = TypeVar("T")
 
@@ -55,6 +55,21 @@ def refusal(dsn: str) -> str | None:
     except psycopg.OperationalError as error:
         return _first_line(error)
     return None
+
+
+def patiently(make: Callable[[], T], patience_s: float) -> T:
+    """What `make` returns, tried again while it raises `ShardDown`: for processes that may start before their shards.
+
+    Opening a krablet does not wait, so that who names a wrong server hears of it at once.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return make()
+        except ShardDown:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 class Shard:

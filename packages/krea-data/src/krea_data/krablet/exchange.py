@@ -52,14 +52,7 @@ def exchange(
         )
         if not usual or len(claims) == limit or (len(krablet.dsns) > 1 and floor.claims % _ELSEWHERE == 0):
             return complete_rows(connection, dag, task.name, part)
-        wanted = Wanted(
-            task=task.name,
-            worker=worker,
-            limit=limit - len(claims),
-            lease_s=lease_s,
-            max_attempts=krablet.max_attempts,
-            reads=getattr(task, "reads", None),
-        )
+        wanted = Wanted(task, worker, limit - len(claims), lease_s, krablet.max_attempts)
         try:
             with connection.pipeline():  # until it ends, one transaction
                 stored = send_answers(connection, dag, task.name, part)

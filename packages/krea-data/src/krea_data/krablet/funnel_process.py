@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from krea_data.krablet.connection import patiently
 from krea_data.krablet.funnel_service import FunnelService
 from krea_data.krablet.lane import Limits
 from krea_data.krablet.rpc.loop import new_loop
@@ -54,7 +55,7 @@ async def serve_funnel(
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    shards = await asyncio.to_thread(Shards, dsns, bits=None, patience_s=patience_s)
+    shards = await asyncio.to_thread(patiently, lambda: Shards(dsns, bits=None, patience_s=patience_s), patience_s)
     service = FunnelService(shards, spool=None if spool is None else Spool(spool), limits=limits)
     try:
         await service.start()

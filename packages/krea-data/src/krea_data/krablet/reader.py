@@ -18,6 +18,7 @@ try:
 except ImportError as error:
     raise ImportError("a reader needs uvicorn; install krea-data[serve]") from error
 
+from krea_data.krablet.connection import patiently
 from krea_data.krablet.http import app
 from krea_data.krablet.measured import Counted, Measured
 from krea_data.krablet.reader_service import ReaderService
@@ -79,7 +80,8 @@ async def reading(
     `http` is a further address, for HTTP. `options` are those of `Krablet`.
     """
     tls = None if certificate is None else certificate.context()
-    krablet = Krablet(dsns, **{"patience_s": 10.0, **options})
+    options = {"patience_s": 10.0, **options}
+    krablet = await asyncio.to_thread(patiently, lambda: Krablet(dsns, **options), options["patience_s"])
     reads = Reads(dsns, connections=connections, limits=limits)
     service, measured = ReaderService(reads, krablet, threads=threads), Measured()
     try:

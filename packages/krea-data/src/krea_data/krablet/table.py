@@ -34,9 +34,10 @@ class Krablet:
     """`Table` and `Queues` over PostgreSQL: an id lives on one shard, a task on all of them.
 
     `dsns` name the shards in their order, for ever; those that were added later may be left out. Safe among threads;
-    hand other processes the DSNs. A shard that does not answer is waited for up to `patience_s`, then `ShardDown` is
-    raised for what it holds; claims come from the shards that answer. A task tries a row `max_attempts` times, for
-    ever if that is None, `retry_s` * 2 ** attempts apart. A new krablet has 2 ** `bits` slots, 64 if that is None.
+    hand other processes the DSNs. Opening does not wait (`connection.patiently` does). Later a shard that does not
+    answer is waited for up to `patience_s`, then `ShardDown` is raised for what it holds; claims come from the shards
+    that answer. A task tries a row `max_attempts` times, for ever if that is None, `retry_s` * 2 ** attempts apart. A
+    new krablet has 2 ** `bits` slots, 64 if that is None.
     """
 
     def __init__(

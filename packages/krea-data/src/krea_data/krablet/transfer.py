@@ -44,10 +44,7 @@ class Incoming:
 
 def take_notes(source: Connection, tables: Iterable[Shape]) -> None:
     """Have every change of rows on their way out noted; tables are locked one after another, each for a moment."""
-    known = {
-        (table, name)
-        for table, name in source.execute("select tgrelid::regclass::text, tgname from pg_trigger").fetchall()
-    }
+    known = _noted(source)
     for shape in tables:
         missing = [event for event in _NOTES if (shape.name, f"note_{event}") not in known]
         if not missing:
@@ -60,12 +57,16 @@ def take_notes(source: Connection, tables: Iterable[Shape]) -> None:
 
 def drop_notes(source: Connection, tables: Iterable[Shape]) -> None:
     """End the notes, if nothing is on its way out any more."""
+    known = _noted(source)
     for shape in tables:
+        present = [event for event in _NOTES if (shape.name, f"note_{event}") in known]
+        if not present:
+            continue
         with source.transaction():
             source.execute("set local lock_timeout = '2s'")
             if source.execute("select from outgoing limit 1").rowcount:
                 return
-            for event in _NOTES:
+            for event in present:
                 source.execute(
                     sql.SQL("drop trigger if exists {} on {}").format(
                         sql.Identifier(f"note_{event}"), sql.Identifier(shape.name)
@@ -143,6 +144,11 @@ def _pipe(source: Connection, target: Connection, shape: Shape, where: sql.Compo
             for data in rows:
                 into.write(data)
         return taker.rowcount
+
+
+def _noted(source: Connection) -> set[tuple[str, str]]:
+    """The (table, trigger) that there are."""
+    return set(source.execute("select tgrelid::regclass::text, tgname from pg_trigger").fetchall())
 
 
 def _note(shape: Shape, event: str) -> sql.Composed:

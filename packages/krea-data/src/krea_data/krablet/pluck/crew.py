@@ -39,6 +39,7 @@ class Crew:
     lost: Callable[[str], None]
     problem: str | None = None  # why one of them could not take part
     _mates: list[_Mate] = field(default_factory=list)
+    _size: int = 0
     _deaths: int = 0
     _gone: dict[str, float] = field(default_factory=dict)  # the killed, and until when they are remembered
     _log: Path | None = None
@@ -49,8 +50,13 @@ class Crew:
             handle, path = tempfile.mkstemp(prefix="pluck-", suffix=".log")
             os.close(handle)
             self._log = Path(path)
+        self._size += workers
         for _ in range(workers):
             self._mates.append(self._started())
+
+    def again(self) -> None:
+        """Start as many as were started, when all have ended: there is work again."""
+        self._mates += [self._started() for _ in range(self._size)]
 
     def tend(self, *, moving: bool) -> int:
         """See to those that ended, and return how many work; `moving`: a page was stored since the last time.

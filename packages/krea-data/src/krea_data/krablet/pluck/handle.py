@@ -180,8 +180,13 @@ class Handle:
         self._board.show(self.name, last)
         if last.state == "cancelled" or self._closing.is_set():
             return True
+        if last.done and alive:
+            return False
         if last.done:
-            return not alive and not sweep(self.table, self.job)
+            if not sweep(self.table, self.job):
+                return True
+            self._crew.again()  # slots moved after the last worker had looked
+            return False
         if last.state == "failed" or (not alive and self._crew.problem):
             problem = self.progress().problem or self._crew.problem
             raise KrabletError(f"the map {self.name!r} stopped: {problem}\nWhat was done is stored.")

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from krea_data.krablet.connection import patiently
 from krea_data.krablet.errors import KrabletError
 from krea_data.krablet.pluck.functions import RefusedError, checked, fetch
 from krea_data.krablet.pluck.hand import BrokenError, Hand
@@ -28,6 +29,8 @@ from krea_data.krablet.pluck.walk import Worker
 from krea_data.krablet.table import Krablet
 
 __all__ = ["main"]
+
+_PATIENCE_S = 60.0  # for shards that do not answer when this starts
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -57,7 +60,7 @@ def _orders(options: argparse.Namespace) -> Orders:
 
 def _work(orders: Orders, leave: Callable[[], bool]) -> None:
     sys.path += [entry for entry in orders.path if entry not in sys.path]
-    with Krablet(orders.dsns) as table:
+    with patiently(lambda: Krablet(orders.dsns), _PATIENCE_S) as table:
         job = found(table, orders.name)
         try:
             blob = _function(table, job.fn, orders)
