@@ -25,9 +25,10 @@ from typing import Any
 
 import psycopg
 from krea_data.krablet import up
-from krea_data.krablet.flush import Piece, store
+from krea_data.krablet.flush import store
 from krea_data.krablet.funnel_client import AsyncFunnelClient, FunnelClient
 from krea_data.krablet.funnel_process import run_funnel
+from krea_data.krablet.pieces import Piece, Rows
 from krea_data.krablet.record_tables import declare_record, upsert
 from krea_data.krablet.records import Column, Record
 from krea_data.krablet.rpc.loop import new_loop
@@ -245,13 +246,16 @@ def fenced(dsn: str, rows: int, rounds: int, seconds: float) -> dict[str, float]
     draw, producer, ratios = random.Random(1), uuid4(), []
     seq = 0
 
+    def drawn(ids: list[str]) -> Rows:
+        return Rows([slot(i) for i in ids], ids, None, [[1] * len(ids), [PAYLOAD] * len(ids)])
+
     def bare(ids: list[str]) -> None:
-        statement, values = upsert(RECORD, [slot(i) for i in ids], {i: [0, 1, PAYLOAD] for i in ids})
+        statement, values = upsert(RECORD, drawn(ids))
         shards.attempt(0, lambda c: c.execute(statement, values, prepare=True))
 
     def guarded(ids: list[str]) -> None:
         nonlocal seq
-        piece = Piece(producer, seq, seq, [slot(i) for i in ids], ids, [[0, 1, PAYLOAD] for _ in ids])
+        piece = Piece(producer, seq, seq, drawn(ids))
         seq += 1
         shards.guarded(0, lambda c, d: store(c, d, RECORD, [piece]))
 

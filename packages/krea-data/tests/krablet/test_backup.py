@@ -11,6 +11,7 @@ import pytest
 from krea_data.krablet import Krablet, backup, dumps, move
 from krea_data.krablet.backup import dump
 from krea_data.krablet.check import check
+from krea_data.krablet.pieces import Rows
 from krea_data.krablet.record_tables import declare_record, upsert
 from krea_data.krablet.records import Column, Record
 from krea_data.krablet.restore import restore
@@ -69,7 +70,8 @@ def fill(krablet: Krablet, rows: int = 300) -> None:
             for key, write in sorted(writes.items(), key=lambda p: (slots.slot(p[0]), p[0]))
             if slots.shard(key) == number
         }
-        statement, values = upsert(COUNTS, [slots.slot(key) for key in mine], mine)
+        _, *columns = zip(*mine.values(), strict=True)
+        statement, values = upsert(COUNTS, Rows([slots.slot(key) for key in mine], list(mine), None, columns))
         krablet.shards.attempt(number, lambda c, s=statement, v=values: c.execute(s, v))
 
 

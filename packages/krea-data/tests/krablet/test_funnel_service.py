@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from krea_data.krablet import Krablet
-from krea_data.krablet.flush import Piece
 from krea_data.krablet.funnel_client import AsyncFunnelClient, FunnelClient
 from krea_data.krablet.funnel_service import FunnelService
 from krea_data.krablet.intake import Order, Request
 from krea_data.krablet.lane import Limits
 from krea_data.krablet.marks import prune_marks
 from krea_data.krablet.move import move
+from krea_data.krablet.pieces import Piece, Rows
 from krea_data.krablet.records import Column, Record
 from krea_data.krablet.rpc import Busy, Remote, Server, serve
 from krea_data.krablet.rpc.loop import LoopThread
@@ -254,8 +254,8 @@ def check_resends(
     pieces: list[Piece] = []
     for who, values in steps:
         slots = [shards.view.slots.slot(key) for key in values]
-        writes = [COUNTER.write(key, {"n": n}) for key, n in values.items()]
-        pieces.append(Piece(producers[who], seqs[who], 0, slots, list(values), writes))
+        columns = [list(values.values()) if column.name == "n" else None for column in COUNTER.columns]
+        pieces.append(Piece(producers[who], seqs[who], 0, Rows(slots, list(values), None, columns)))
         seqs[who] += 1
         for key, n in values.items():
             wanted[key] = wanted.get(key, 0) + n
@@ -284,7 +284,9 @@ def test_a_producers_requests_are_let_in_by_their_numbers() -> None:
     order, producer = Order(), uuid4()
 
     def ask(seq: int, floor: int) -> None:
-        asked = Request(producer=producer, seq=seq, floor=floor, target="", ack="committed", ids=[], writes=[])
+        asked = Request(
+            producer=producer, seq=seq, floor=floor, target="", ack="committed", ids=[], ops=None, columns=[]
+        )
         order.check(asked)
         order.note(asked)
 

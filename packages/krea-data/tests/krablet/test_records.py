@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from krea_data.krablet import SchemaError
-from krea_data.krablet.flush import Piece, store
+from krea_data.krablet.flush import store
+from krea_data.krablet.pieces import Piece, Rows
 from krea_data.krablet.record_tables import declare_record, load_records
-from krea_data.krablet.records import DELETE, UPDATE, Column, Record, Write, joined
+from krea_data.krablet.records import DELETE, Column, Record, Write, joined
 from krea_data.krablet.shards import Shards
 
 RECORD = Record(
@@ -142,6 +143,11 @@ def test_bad_declarations_are_named(make: Callable[[], object], said: str) -> No
         make()
 
 
+def as_rows(slots: list[int], ids: list[str], writes: list[Write]) -> Rows:
+    ops, *columns = zip(*writes, strict=True)
+    return Rows(slots, ids, ops if any(ops) else None, columns)
+
+
 def rows_of(connection: psycopg.Connection) -> dict[str, dict[str, Any] | None]:
     names = [column.name for column in RECORD.columns]
     listed = ", ".join(f'"{name}"' for name in names)
@@ -173,7 +179,7 @@ def test_the_database_follows_the_same_rules(new_dsns: Callable[[int], list[str]
             assert rows_of(connection) == wanted
 
     def piece(_: int, row_id: str, write: Write) -> Piece:
-        return Piece(uuid4(), 0, 0, [shards.view.slots.slot(row_id)], [row_id], [write])
+        return Piece(uuid4(), 0, 0, as_rows([shards.view.slots.slot(row_id)], [row_id], [write]))
 
     check()
     shards.close()
@@ -189,7 +195,7 @@ def test_columns_can_be_added_and_not_changed(new_dsns: Callable[[int], list[str
     for columns in [(one,), (two, one), (Column("a", "int", "max"), two)]:
         with pytest.raises(SchemaError, match="columns can only be added"):
             shards.attempt(0, lambda c, columns=columns: declare_record(c, Record("r", columns)))
-    piece = Piece(uuid4(), 0, 0, [1], ["x"], [[UPDATE, 1, "y"]])
+    piece = Piece(uuid4(), 0, 0, Rows([1], ["x"], None, [[1], ["y"]]))
     shards.guarded(0, lambda c, d: store(c, d, Record("r", (one, two)), [piece]))
     assert shards.attempt(0, lambda c: c.execute("select a, b, ver from record_r").fetchall()) == [(1, "y", 1)]
     shards.close()

@@ -6,10 +6,10 @@ requests turn out to be stored already, by an earlier try or another funnel, the
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
-from uuid import UUID
+from weakref import WeakSet
 
 import psycopg
 from psycopg import Connection
@@ -17,47 +17,17 @@ from psycopg import Connection
 from krea_data.checks import result_text
 from krea_data.krablet.answers import Answer, store_rows
 from krea_data.krablet.dag import Dag, StaleDag
-from krea_data.krablet.marks import MARKED, STALE, Mark, mark_statement, note_refusals, refusals, stored
+from krea_data.krablet.marks import MARKED, STALE, Mark, mark_values, marking, note_refusals, refusals, stored
+from krea_data.krablet.pieces import Joins, Piece, Rows, merged
 from krea_data.krablet.record_tables import upsert
-from krea_data.krablet.records import Column, Record, Write, joined
+from krea_data.krablet.records import Column, Record
 from krea_data.rows import Result
 
-__all__ = ["Piece", "Results", "Target", "store"]
+__all__ = ["Results", "Target", "store"]
 
 _POISON = ("21", "22", "23", "54")  # cardinality, data, constraint, program limit: about a value, and for good
-# There is one way to do these statements, and to look for a better one each time costs more than to do them.
-_PLANNED_ONCE = "set local plan_cache_mode = force_generic_plan"
+_PLANNED_ONCE: WeakSet[Connection] = WeakSet()  # connections that have been told to
 _UNKNOWN = "its id is not in the table; add the row first"
-
-
-@dataclass(eq=False, slots=True)
-class Piece:
-    """What one request writes to some slots; `refused` says in the end which of its rows were not stored, and why."""
-
-    producer: UUID
-    seq: int
-    floor: int  # the producer sends no request below this any more
-    slots: list[int]
-    ids: list[str]  # each once
-    writes: list[Write]
-    refused: dict[str, str] = field(default_factory=dict)
-
-    def part(self, keep: Callable[[int], bool]) -> "Piece | None":
-        """The rows whose slots are to be kept, or None if there are none."""
-        places = [place for place, slot in enumerate(self.slots) if keep(slot)]
-        if len(places) == len(self.slots):
-            return self
-        if not places:
-            return None
-        return Piece(
-            self.producer,
-            self.seq,
-            self.floor,
-            [self.slots[n] for n in places],
-            [self.ids[n] for n in places],
-            [self.writes[n] for n in places],
-            self.refused,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +49,11 @@ class Results:
 
 
 Target: TypeAlias = Record | Results
-_Rows: TypeAlias = dict[str, tuple[int, Write]]  # by id: slot and write
+
+
+def joins_of(target: Target) -> Joins:
+    """How two values of a column become one."""
+    return (target.record if isinstance(target, Results) else target).joins
 
 
 def store(connection: Connection, dag: Dag, target: Target, pieces: Sequence[Piece]) -> None:
@@ -109,30 +83,35 @@ def store(connection: Connection, dag: Dag, target: Target, pieces: Sequence[Pie
 
 
 def _store(connection: Connection, dag: Dag, target: Target, pieces: Sequence[Piece], marks: Sequence[Mark]) -> None:
-    rows = _rows(target, pieces)
+    rows = merged(joins_of(target), pieces)
     if isinstance(target, Results):
         with connection.transaction():
-            connection.execute(*mark_statement(marks, dag.version), prepare=True)
+            connection.execute(marking(), mark_values(marks, dag.version), prepare=True)
             _note(connection, pieces, _put(connection, dag, target, rows))
         return
-    statement, values = upsert(target, [slot for slot, _ in rows.values()], {i: w for i, (_, w) in rows.items()})
-    with connection.pipeline(), connection.transaction():  # all of it in one round trip
-        connection.execute(_PLANNED_ONCE, prepare=True)
-        connection.execute(*mark_statement(marks, dag.version), prepare=True)
-        connection.execute(statement, values, prepare=True)
+    statement, values = upsert(target, rows)
+    _plan_once(connection)
+    connection.execute(marking(statement), values | mark_values(marks, dag.version), prepare=True)
+
+
+def _plan_once(connection: Connection) -> None:
+    """Spare the database to plan for the values of every batch: there is one way to do these statements."""
+    if connection not in _PLANNED_ONCE:
+        connection.execute("set plan_cache_mode = force_generic_plan")
+        _PLANNED_ONCE.add(connection)
 
 
 def _store_apart(
     connection: Connection, dag: Dag, target: Target, pieces: Sequence[Piece], marks: Sequence[Mark]
 ) -> None:
     """`store`, with savepoints around what the database refuses."""
-    rows = sorted(_rows(target, pieces).items(), key=lambda item: (item[1][0], item[0]))
-    by_id: dict[str, list[Piece]] = defaultdict(list)
+    rows = merged(joins_of(target), pieces)
+    by_id: dict[str, list[tuple[Piece, int]]] = defaultdict(list)
     for piece in pieces:
-        for row_id in piece.ids:
-            by_id[row_id].append(piece)
+        for place, row_id in enumerate(piece.rows.ids):
+            by_id[row_id].append((piece, place))
 
-    def attempt(part: _Rows, givers: Sequence[Piece]) -> None:
+    def attempt(part: Rows, givers: Sequence[Piece]) -> None:
         """Store some rows, or find out who of their givers gave what is refused."""
         try:
             with connection.transaction():
@@ -140,42 +119,44 @@ def _store_apart(
         except psycopg.Error as error:
             if not (error.sqlstate or "").startswith(_POISON):
                 raise
-            if len(part) > 1:
-                items, half = list(part.items()), len(part) // 2
-                attempt(dict(items[:half]), givers)
-                attempt(dict(items[half:]), givers)
+            size = len(part.ids)
+            if size > 1:
+                attempt(part.some(range(size // 2)), givers)
+                attempt(part.some(range(size // 2, size)), givers)
                 return
-            (row_id, (slot, _)) = next(iter(part.items()))
-            givers = by_id[row_id] if givers is pieces else givers
-            if len(givers) == 1:
-                givers[0].refused[row_id] = _said(error)
+            row_id = part.ids[0]
+            writes = by_id[row_id] if givers is pieces else []
+            if len(writes) < 2:
+                giver = writes[0][0] if writes else givers[0]
+                giver.refused[row_id] = _said(error)
                 return
-            for giver in givers:  # each write by itself, in their order
-                attempt({row_id: (slot, giver.writes[giver.ids.index(row_id)])}, [giver])
+            for giver, place in writes:  # each write by itself, in their order
+                attempt(giver.rows.some([place]), [giver])
 
     with connection.transaction():
-        connection.execute(*mark_statement(marks, dag.version))
-        attempt(dict(rows), pieces)
+        connection.execute(marking(), mark_values(marks, dag.version))
+        attempt(rows.some(sorted(range(len(rows.ids)), key=lambda n: (rows.slots[n], rows.ids[n]))), pieces)
         _note(connection, pieces, {})
 
 
-def _put(connection: Connection, dag: Dag, target: Target, rows: _Rows) -> dict[str, str]:
+def _put(connection: Connection, dag: Dag, target: Target, rows: Rows) -> dict[str, str]:
     """Write rows inside a transaction, and return those that have no place."""
     if isinstance(target, Record):
-        connection.execute(*upsert(target, [slot for slot, _ in rows.values()], {i: w for i, (_, w) in rows.items()}))
+        connection.execute(*upsert(target, rows))
         return {}
-    answers = [Answer(slot, row_id, write[1], write[2]) for row_id, (slot, write) in sorted(rows.items())]
+    values, drops = (column or [None] * len(rows.ids) for column in rows.columns)
+    answers = sorted(map(Answer, rows.slots, rows.ids, values, drops), key=lambda answer: answer.id)
     return dict.fromkeys(store_rows(connection, dag, target.task, answers), _UNKNOWN)
 
 
 def _note(connection: Connection, pieces: Sequence[Piece], refused: dict[str, str], *, note: bool = True) -> None:
     """Tell the pieces what was refused, and remember it for requests that are sent again."""
     for piece in pieces if refused else ():
-        piece.refused.update({row_id: refused[row_id] for row_id in piece.ids if row_id in refused})
+        piece.refused.update({row_id: refused[row_id] for row_id in piece.rows.ids if row_id in refused})
     found = [
         (slot, piece.producer, piece.seq, row_id, piece.refused[row_id])
         for piece in pieces
-        for slot, row_id in (zip(piece.slots, piece.ids, strict=True) if piece.refused else ())
+        for slot, row_id in (zip(piece.rows.slots, piece.rows.ids, strict=True) if piece.refused else ())
         if row_id in piece.refused
     ]
     if found and note:
@@ -187,10 +168,10 @@ def _unstored(connection: Connection, pieces: Sequence[Piece], marks: Sequence[M
     done = stored(connection, marks)
     left: list[Piece] = []
     for piece in pieces:
-        old = {slot for slot in piece.slots if (slot, piece.producer, piece.seq) in done}
+        old = {slot for slot in set(piece.rows.slots) if (slot, piece.producer, piece.seq) in done}
         if old:
             said = refusals(connection, old, piece.producer, piece.seq)
-            piece.refused.update({row_id: said[row_id] for row_id in piece.ids if row_id in said})
+            piece.refused.update({row_id: said[row_id] for row_id in piece.rows.ids if row_id in said})
         part = piece.part(lambda slot, old=old: slot not in old)
         if part is not None:
             left.append(part)
@@ -198,18 +179,7 @@ def _unstored(connection: Connection, pieces: Sequence[Piece], marks: Sequence[M
 
 
 def _marks(pieces: Sequence[Piece]) -> list[Mark]:
-    return [(piece.producer, piece.seq, piece.floor, set(piece.slots)) for piece in pieces]
-
-
-def _rows(target: Target, pieces: Sequence[Piece]) -> _Rows:
-    """What all pieces do to each row."""
-    joins = (target.record if isinstance(target, Results) else target).joins
-    rows: _Rows = {}
-    for piece in pieces:
-        for slot, row_id, write in zip(piece.slots, piece.ids, piece.writes, strict=True):
-            old = rows.get(row_id)
-            rows[row_id] = slot, write if old is None else joined(joins, old[1], write)
-    return rows
+    return [(piece.producer, piece.seq, piece.floor, set(piece.rows.slots)) for piece in pieces]
 
 
 def _said(error: psycopg.Error) -> str:

@@ -17,10 +17,11 @@ from uuid import UUID
 import msgpack
 
 from krea_data.krablet.dag import declare
-from krea_data.krablet.flush import Piece, Results, Target
+from krea_data.krablet.flush import Results, Target
 from krea_data.krablet.intake import Order, Request, read_request
 from krea_data.krablet.lane import Job, Lane, Limits
 from krea_data.krablet.marks import prune_marks
+from krea_data.krablet.pieces import Piece, Rows
 from krea_data.krablet.record_tables import declare_record, load_records
 from krea_data.krablet.records import Column, Record
 from krea_data.krablet.rpc.errors import Busy
@@ -154,7 +155,7 @@ class FunnelService:
         raw = _packed(args)
         size = len(raw) // max(1, len(jobs)) + 1
         for lane, piece in jobs:
-            lane.check_room(len(piece.ids), size)
+            lane.check_room(len(piece.rows.ids), size)
         ticket = _Ticket(len(jobs))
         if request.ack == "journaled":
             if self._spool is None:
@@ -187,20 +188,12 @@ class FunnelService:
 
     def _jobs(self, request: Request, target: Target) -> list[tuple[Lane, Piece]]:
         """The request's rows by lane: all that live on one shard are stored together, which its mark relies on."""
-        shards, slot_of = self._map.shards, self._slot
-        parts: dict[int, tuple[list[int], list[str], list[list[Any]]]] = {}
-        for row_id, write in zip(request.ids, request.writes, strict=True):
-            slot = slot_of(row_id)
-            part = parts.get(shards[slot])
-            if part is None:
-                part = parts[shards[slot]] = ([], [], [])
-            part[0].append(slot)
-            part[1].append(row_id)
-            part[2].append(write)
-        return [
-            (self._lane(request.target, target, number), Piece(request.producer, request.seq, request.floor, *part))
-            for number, part in parts.items()
-        ]
+        rows = Rows(list(map(self._slot, request.ids)), request.ids, request.ops, request.columns)
+        whole = Piece(request.producer, request.seq, request.floor, rows)
+        shards = self._map.shards
+        numbers = sorted({shards[slot] for slot in set(rows.slots)})
+        parts = [(n, whole.part(lambda slot, n=n: shards[slot] == n)) for n in numbers]
+        return [(self._lane(request.target, target, n), part) for n, part in parts if part is not None]
 
     def _follow(self) -> None:
         """Use the map of slots as it is now. A slot that moved changes its lane, so what is in the old one goes first.

@@ -52,12 +52,10 @@ class Batch:
         for row_id, future in self.waiting:
             if future.done():
                 continue
-            if error is not None:
-                future.set_exception(error)
-            elif row_id in refused:
-                future.set_exception(refusal(row_id, refused[row_id]))
-            else:
+            if error is None and row_id not in refused:
                 future.set_result(None)
+            else:
+                future.set_exception(error or refusal(row_id, refused[row_id]))
 
 
 def refusal(row_id: str, why: str) -> ValueError:
@@ -83,7 +81,8 @@ class Stream:
     ) -> None:
         self.target, self.record = target, record
         self.rows = 0  # that wait or are on their way
-        self.room = threading.Condition()
+        self._lock = threading.Lock()
+        self.room = threading.Condition(self._lock)
         self._client, self._loop, self._new_future = client, loop, new_future
         self._ack, self._batch_rows, self._requests, self._patience_s = ack, batch_rows, requests, patience_s
         self._joins = record.joins
@@ -105,7 +104,7 @@ class Stream:
         write = self.record.write(row_id, values)
         if self._replaces:
             write[0] = REPLACE
-        with self.room:
+        with self._lock:
             batch = self._last
             if batch.seq >= 0 or batch.writes >= self._goal or len(batch.rows) >= self._batch_rows:
                 self._peak = max(self._open, 0.9 * self._peak)
@@ -128,7 +127,7 @@ class Stream:
 
     def batches(self) -> list[Batch]:
         """All that are not acknowledged."""
-        with self.room:
+        with self._lock:
             return [*self._flying.values(), *self._pending]
 
     def fail(self, error: Exception) -> None:
@@ -140,7 +139,7 @@ class Stream:
 
     def _kick(self) -> None:
         """Send what waits, as far as requests may be on their way."""
-        with self.room:
+        with self._lock:
             self._kicked = False
             ready: list[Batch] = []
             while self._pending and len(self._flying) < self._requests:

@@ -7,7 +7,8 @@ from typing import Any
 from uuid import UUID
 
 from krea_data.krablet.flush import Results, Target
-from krea_data.krablet.records import DELETE, REPLACE, UPDATE, Record, Write, check_id
+from krea_data.krablet.pieces import Columns
+from krea_data.krablet.records import DELETE, REPLACE, UPDATE, Record, check_ids
 from krea_data.krablet.rpc.errors import Busy
 
 __all__ = ["ACKS", "Order", "Request", "read_request"]
@@ -16,7 +17,7 @@ ACKS = ("committed", "journaled", "accepted")
 _OPS = (UPDATE, DELETE, REPLACE)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """One request: number `seq` of a producer, who will never again send one below `floor`."""
 
@@ -26,7 +27,8 @@ class Request:
     target: str
     ack: str
     ids: list[str]
-    writes: list[Write]
+    ops: list[int] | None  # None: all are updates
+    columns: Columns
 
 
 def read_request(args: Mapping[str, Any], target: Target) -> Request:
@@ -37,51 +39,46 @@ def read_request(args: Mapping[str, Any], target: Target) -> Request:
     try:
         producer, seq, floor = UUID(bytes=args["producer"]), int(args["seq"]), int(args["floor"])
         ids, names, columns = list(args["ids"]), list(args["names"]), list(args["columns"])
-        ops, ack = args.get("ops") or [UPDATE] * len(ids), str(args.get("ack", ACKS[0]))
+        ops, ack = args.get("ops"), str(args.get("ack", ACKS[0]))
+        lengths = {len(column) for column in (ops or ids, *columns)}
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"this is no request of a funnel's client: {type(error).__name__} {error}") from error
     if ack not in ACKS:
         raise ValueError(f"ack {ack!r} is none of {ACKS}")
     if not 0 <= floor <= seq:
         raise ValueError(f"request {seq} is below its own floor {floor}")
-    for row_id in ids:
-        check_id(row_id)
+    check_ids(ids)
     if len(set(ids)) < len(ids):
         raise ValueError("a request has an id twice; join their writes first")
-    if any(len(column) != len(ids) for column in (ops, *columns)) or len(columns) != len(names):
+    if lengths != {len(ids)} or len(columns) != len(names):
         raise ValueError(f"a request of {len(ids)} rows has columns of other lengths")
-    if not set(ops) <= set(_OPS):
+    if not set(ops or ()) <= set(_OPS):
         raise ValueError(f"ops are {_OPS}")
-    writes = _writes(target, ids, ops, dict(zip(names, columns, strict=True)))
-    return Request(producer=producer, seq=seq, floor=floor, target=args["target"], ack=ack, ids=ids, writes=writes)
+    columns = _columns(target, ids, ops or (), dict(zip(names, columns, strict=True)))
+    if isinstance(target, Results):
+        ops = [REPLACE] * len(ids)
+    ops = list(ops) if ops and any(ops) else None
+    return Request(producer, seq, floor, target=args["target"], ack=ack, ids=ids, ops=ops, columns=columns)
 
 
-def _writes(target: Target, ids: Sequence[str], ops: Sequence[int], given: Mapping[str, Sequence[Any]]) -> list[Write]:
+def _columns(target: Target, ids: Sequence[str], ops: Sequence[int], given: Mapping[str, Sequence[Any]]) -> Columns:
     record = target if isinstance(target, Record) else target.record
     known = [column.name for column in record.columns]
     if not given.keys() <= set(known):
         raise ValueError(f"values {sorted(given)} are not among the columns {known} of {record.name}")
     if isinstance(target, Results):
-        return _result_writes(target, ids, ops, given)
-    empty = [None] * len(ids)
-    columns = [
-        list(map(column.checked, given[column.name], ids)) if column.name in given else empty
-        for column in record.columns
-    ]
-    return [list(write) for write in zip(ops, *columns, strict=True)]
+        return _result_columns(target, ids, ops, given)
+    return [column.checked_all(given[column.name], ids) if column.name in given else None for column in record.columns]
 
 
-def _result_writes(
+def _result_columns(
     target: Results, ids: Sequence[str], ops: Sequence[int], given: Mapping[str, Sequence[Any]]
-) -> list[Write]:
-    """Writes that replace a result: its value as JSON text, and why the row is dropped."""
+) -> Columns:
+    """Results as JSON text, and why rows are dropped."""
     if DELETE in ops:
         raise ValueError(f"a result of {target.task} cannot be deleted; write another one")
     values, drops = given.get("value", [{}] * len(ids)), given.get("dropped", [None] * len(ids))
-    return [
-        [REPLACE, target.text(row_id, value, drop), drop]
-        for row_id, value, drop in zip(ids, values, drops, strict=True)
-    ]
+    return [list(map(target.text, ids, values, drops)), drops]
 
 
 class Order:

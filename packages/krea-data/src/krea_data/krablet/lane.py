@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from krea_data.krablet.errors import ShardDown
-from krea_data.krablet.flush import Piece
+from krea_data.krablet.pieces import Piece
 from krea_data.krablet.rpc.errors import Busy
 
 __all__ = ["Job", "Lane", "Limits"]
@@ -84,7 +84,7 @@ class Lane:
             if self._closed:
                 raise Busy(f"{self.name} is closed", 0.2)
             self._waiting.append(job)
-            self.rows += len(job.piece.ids)
+            self.rows += len(job.piece.rows.ids)
             self.bytes += job.size
             self._changed.notify_all()
 
@@ -98,7 +98,7 @@ class Lane:
     def _run(self) -> None:
         while batch := self._batch():
             started = time.monotonic()
-            rows, error = sum(len(job.piece.ids) for job in batch), None
+            rows, error = sum(len(job.piece.rows.ids) for job in batch), None
             try:
                 self._write([job.piece for job in batch])
             except Exception as failed:  # noqa: BLE001 - the lane must live on; every caller is told
@@ -117,7 +117,7 @@ class Lane:
             rows = size = 0
             while self._waiting:
                 job = self._waiting[0]
-                rows, size = rows + len(job.piece.ids), size + job.size
+                rows, size = rows + len(job.piece.rows.ids), size + job.size
                 if batch and (rows > self._limits.batch_rows or size > self._limits.batch_bytes):
                     break
                 batch.append(self._waiting.popleft())
@@ -129,10 +129,10 @@ class Lane:
             back = [job for job in batch if error is not None and job.kept and not self._closed]
             self._waiting.extendleft(reversed(back))
             gone = [job for job in batch if job not in back] if back else batch
-            self.rows -= sum(len(job.piece.ids) for job in gone)
+            self.rows -= sum(len(job.piece.rows.ids) for job in gone)
             self.bytes -= sum(job.size for job in gone)
             self.batches += error is None
-            self.stored += 0 if error else sum(len(job.piece.ids) for job in gone)
+            self.stored += 0 if error else sum(len(job.piece.rows.ids) for job in gone)
         self._settle([(job, error) for job in gone])
         if error is not None and any(job.kept for job in gone):
             _LOG.error("%s ends with writes that are not stored: %s", self.name, error)

@@ -8,6 +8,7 @@ ends it with `STALE`.
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from psycopg import Connection
 
 from krea_data.krablet.arrays import Ints, Texts
 
-__all__ = ["MARKED", "STALE", "Mark", "mark_statement", "note_refusals", "prune_marks", "refusals", "stored"]
+__all__ = ["MARKED", "STALE", "Mark", "mark_values", "marking", "note_refusals", "prune_marks", "refusals", "stored"]
 
 MARKED, STALE = "KR001", "KR002"
 
@@ -46,16 +47,26 @@ with given as materialized (
 ), marked_parts as (
   insert into slot_mark as m (slot, producer, floor, seqs) select * from parts order by 1, 2
   {_NOTE.format(key="(slot, producer)")}
-)
+)"""
+_DEMAND = f"""
 select demand((select dag from shard) = %(dag)s, '{STALE}'),
   demand((select count(*) from marked) = (select count(*) from whole)
     and (select count(*) from marked_parts) = (select count(*) from parts), '{MARKED}')"""
 
 
-def mark_statement(marks: Sequence[Mark], dag: int) -> tuple[bytes, dict[str, Any]]:
-    """The statement that notes the requests under the condition that none of them is noted, and its values."""
+@lru_cache(maxsize=1000)
+def marking(work: bytes = b"") -> bytes:
+    """The statement that notes requests under the condition that none of them is noted, then does `work`.
+
+    One statement is one transaction, and a third of the way that several statements go.
+    """
+    return _MARK.encode() + (b", done as (" + work + b")" if work else b"") + _DEMAND.encode()
+
+
+def mark_values(marks: Sequence[Mark], dag: int) -> dict[str, Any]:
+    """The values that `marking` takes besides those of its work."""
     producers, seqs, floors, slots = zip(*marks, strict=True)
-    return _MARK.encode(), {
+    return {
         "producers": Texts([producer.hex for producer in producers]),
         "seqs": Ints(seqs),
         "floors": Ints(floors),

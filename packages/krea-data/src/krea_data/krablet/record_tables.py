@@ -1,7 +1,7 @@
 """The tables of records in a shard: declare them, and change many rows in one statement."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, LiteralString
 
@@ -9,7 +9,8 @@ from psycopg import Connection, sql
 
 from krea_data.krablet.arrays import Ints, Texts
 from krea_data.krablet.errors import SchemaError
-from krea_data.krablet.records import Column, Record, Write
+from krea_data.krablet.pieces import Rows
+from krea_data.krablet.records import Column, Record
 
 __all__ = ["declare_record", "load_records", "upsert"]
 
@@ -43,8 +44,8 @@ create table if not exists {table} (
   ver bigint not null default 1, changed_at timestamptz not null default now(), {columns}, primary key (slot, id)
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05)"""
 _UPSERT = """
-insert into {table} as t (slot, id, state{names})
-select slot, id, state{casts} from unnest(%(slots)s, %(ids)s, %(states)s{given}) as g (slot, id, state{names})
+insert into {table} as t (slot, id{names})
+select slot, id{casts} from unnest(%(slots)s, %(ids)s{given}) as g (slot, id{names})
 order by slot, id collate "C"
 on conflict (slot, id) do update set ver = t.ver + 1, changed_at = now(), state = excluded.state %% 2{sets}"""
 
@@ -78,22 +79,37 @@ def load_records(connection: Connection) -> dict[str, Record]:
     return {name: Record(name, tuple(Column(*column) for column in columns)) for name, columns in rows}
 
 
-def upsert(record: Record, slots: Sequence[int], writes: Mapping[str, Write]) -> tuple[bytes, dict[str, Any]]:
-    """The statement that does these writes by id, in order of (slot, id), and its values."""
-    columns = list(zip(*writes.values(), strict=True))
-    states = columns.pop(0)
-    reset = any(states)
-    used = tuple(n for n, column in enumerate(columns) if reset or any(value is not None for value in column))
-    values: dict[str, Any] = {"slots": Ints(slots), "ids": Texts(list(writes)), "states": Ints(states)}
+def upsert(record: Record, rows: Rows) -> tuple[bytes, dict[str, Any]]:
+    """The statement that does these writes in order of (slot, id), and its values."""
+    reset = rows.ops is not None
+    used = tuple(n for n, column in enumerate(rows.columns) if reset or _any(column))
+    values: dict[str, Any] = {"slots": Ints(rows.slots), "ids": Texts(rows.ids)}
+    if rows.ops is not None:
+        values["states"] = Ints(rows.ops)
     for n in used:
-        text = _TEXTS[record.columns[n].type]
-        values[f"c{n}"] = Texts([None if value is None else text(value) for value in columns[n]])
+        values[f"c{n}"] = _array_of(record.columns[n].type, rows.columns[n] or [None] * len(rows.ids))
     return _statement(record, used, reset), values
+
+
+def _any(column: Sequence[Any] | None) -> bool:
+    return column is not None and any(value is not None for value in column)
+
+
+def _array_of(kind: str, column: Sequence[Any]) -> Ints | Texts:
+    """The values as an array that PostgreSQL turns into one of the column's type."""
+    if kind == "int" and None not in column:
+        return Ints(column)
+    if kind == "text":
+        return Texts(column)
+    text = _TEXTS[kind]
+    return Texts([None if value is None else text(value) for value in column])
 
 
 @lru_cache(maxsize=1000)
 def _statement(record: Record, used: tuple[int, ...], reset: bool) -> bytes:
-    names, casts, given, sets = [], [], [], []
+    state = [sql.Composed([sql.SQL(", state")])] if reset else []
+    names, casts, sets = [*state], [*state], []
+    given = [sql.SQL(", ") + sql.Placeholder("states")] if reset else []
     for n in used:
         column = record.columns[n]
         name = sql.Identifier(column.name)

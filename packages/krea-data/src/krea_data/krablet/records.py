@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from krea_data.checks import check_name, json_text
 
-__all__ = ["DELETE", "REPLACE", "UPDATE", "Column", "Record", "Write", "check_id", "joined"]
+__all__ = ["DELETE", "REPLACE", "UPDATE", "Column", "Record", "Write", "check_id", "check_ids", "joined"]
 
 UPDATE, DELETE, REPLACE = 0, 1, 2  # change the row; empty it; empty it, then change it
 _ID_BYTES = 1024  # as in images
@@ -98,7 +98,12 @@ class Column:
         try:
             return _CHECKS[self.type](value, self.rule)
         except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.name} of {row_id[:80]!r} is {value!r:.80}: {error}") from error
+            raise refused(self.name, row_id, value, error) from error
+
+    def checked_all(self, values: Sequence[Any], ids: Sequence[str]) -> Sequence[Any]:
+        """`checked` for many rows at once."""
+        plain = _PLAIN.get(self.type)
+        return values if plain is not None and plain(values) else list(map(self.checked, values, ids))
 
 
 @dataclass(frozen=True)
@@ -119,35 +124,55 @@ class Record:
         """How two values become one, by column."""
         return tuple(_JOINS[column.rule] for column in self.columns)
 
-    @cached_property
-    def places(self) -> Mapping[str, int]:
-        """Where each column's value lies in a write."""
-        return {column.name: place for place, column in enumerate(self.columns, 1)}
-
     def write(self, row_id: str, values: Mapping[str, Any] | None) -> Write:
         """What changes a row by these values, or deletes it for None; ValueError names what cannot be stored."""
-        check_id(row_id)
+        if type(row_id) is not str or not row_id.isascii() or not 0 < len(row_id) <= _ID_BYTES or "\0" in row_id:
+            check_id(row_id)
+        write: Write = self._nothing.copy()
         if values is None:
-            return [DELETE, *[None] * len(self.columns)]
-        write: Write = [UPDATE, *[None] * len(self.columns)]
-        places, columns = self.places, self.columns
-        for name, value in values.items():
-            place = places.get(name)
-            if place is None:
-                raise ValueError(f"{row_id[:80]!r} has a value {name!r}; record {self.name} has {list(places)}")
-            write[place] = columns[place - 1].checked(value, row_id)
+            write[0] = DELETE
+            return write
+        checks = self._checks
+        name = ""
+        try:
+            for name, value in values.items():
+                place, check, rule = checks[name]
+                if value is not None:
+                    write[place] = check(value, rule)
+        except KeyError:
+            known = list(checks)
+            raise ValueError(f"{row_id[:80]!r} has a value {name!r}; record {self.name} has {known}") from None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise refused(name, row_id, values[name], error) from error
         return write
+
+    @cached_property
+    def _nothing(self) -> Write:
+        return [UPDATE, *[None] * len(self.columns)]
+
+    @cached_property
+    def _checks(self) -> Mapping[str, tuple[int, Callable[[Any, str], Any], str]]:
+        """By column: where its value lies in a write, and how it is checked."""
+        return {c.name: (place, _CHECKS[c.type], c.rule) for place, c in enumerate(self.columns, 1)}
+
+
+def refused(name: str, row_id: str, value: Any, error: Exception) -> ValueError:
+    """What is raised for a value that cannot be stored."""
+    return ValueError(f"{name} of {row_id[:80]!r} is {value!r:.80}: {error}")
 
 
 def joined(joins: Sequence[Callable[[Any, Any], Any]], old: Write, new: Write) -> Write:
-    """The one write that does what `old` and then `new` do."""
+    """The one write that does what `old` and then `new` do; `old` may become it."""
     if new[0] != UPDATE:
         return new
-    write = [UPDATE if old[0] == UPDATE else REPLACE]
+    if old[0] == DELETE:
+        old[0] = REPLACE
     for place, join in enumerate(joins, 1):
-        was, now = old[place], new[place]
-        write.append(now if was is None else was if now is None else join(was, now))
-    return write
+        now = new[place]
+        if now is not None:
+            was = old[place]
+            old[place] = now if was is None else join(was, now)
+    return old
 
 
 def check_id(row_id: object) -> None:
@@ -161,6 +186,19 @@ def check_id(row_id: object) -> None:
         raise ValueError(f"{row_id!r:.80} is no id; use 1 to {_ID_BYTES} bytes of text without NUL")
     if not row_id.isascii():
         row_id.encode()
+
+
+def check_ids(ids: Sequence[Any]) -> None:
+    """ValueError unless all of these can be ids."""
+    if not (set(map(type, ids)) <= {str} and _is_text(ids) and all(ids) and max(map(len, ids), default=0) <= _ID_BYTES):
+        for row_id in ids:
+            check_id(row_id)
+
+
+def _is_text(values: Sequence[Any]) -> bool:
+    """Whether strings are surely such as PostgreSQL can store."""
+    whole = "".join(values)
+    return whole.isascii() and "\0" not in whole
 
 
 def _int(value: Any, _: str) -> int:
@@ -208,6 +246,12 @@ def _texts(value: Any, rule: str) -> list[str]:
     return sorted({_text(item, rule) for item in value})
 
 
+# Whether all values are surely good as they are, found out in a few passes; if not, each is looked at.
+_PLAIN: dict[str, Callable[[Sequence[Any]], bool]] = {
+    "int": lambda values: set(map(type, values)) == {int} and min(values) >= -_INT and max(values) < _INT,
+    "text": lambda values: set(map(type, values)) == {str} and _is_text(values),
+    "bool": lambda values: set(map(type, values)) <= {bool, type(None)},
+}
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "int": _int,
     "float": _float,

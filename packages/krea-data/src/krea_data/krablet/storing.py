@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from krea_data.krablet.flush import Piece, Results, Target, store
+from krea_data.krablet.flush import Results, Target, store
+from krea_data.krablet.pieces import Piece
 from krea_data.krablet.shards import Shards, StaleMap
 
 __all__ = ["store_routed", "widened"]
@@ -14,7 +15,7 @@ def store_routed(shards: Shards, target: Target, pieces: Sequence[Piece]) -> Non
     while todo:
         slots = shards.view.slots
         left: list[Piece] = []
-        for number in sorted({slots.shards[slot] for piece in todo for slot in piece.slots}):
+        for number in sorted({slots.shards[slot] for piece in todo for slot in piece.rows.slots}):
             here = [piece.part(lambda slot, n=number, s=slots.shards: s[slot] == n) for piece in todo]
             part = [piece for piece in here if piece is not None]
             try:
@@ -26,9 +27,7 @@ def store_routed(shards: Shards, target: Target, pieces: Sequence[Piece]) -> Non
 
 def widened(target: Target, pieces: Sequence[Piece]) -> Target:
     """The target, for which writes from before it had all its columns get empty ones."""
-    width = 1 + len((target.record if isinstance(target, Results) else target).columns)
+    width = len((target.record if isinstance(target, Results) else target).columns)
     for piece in pieces:
-        if len(piece.writes[0]) < width:
-            for write in piece.writes:
-                write += [None] * (width - len(write))
+        piece.rows.widened(width)
     return target
