@@ -89,7 +89,7 @@ def _store(connection: Connection, dag: Dag, target: Target, pieces: Sequence[Pi
             connection.execute(marking(), mark_values(marks, dag.version), prepare=True)
             _note(connection, pieces, _put(connection, dag, target, rows))
         return
-    statement, values = upsert(target, rows)
+    statement, values = rows.upsert or upsert(target, rows)
     _plan_once(connection)
     connection.execute(marking(statement), values | mark_values(marks, dag.version), prepare=True)
 

@@ -22,7 +22,7 @@ from krea_data.krablet.intake import Order, Request, read_request
 from krea_data.krablet.lane import Job, Lane, Limits
 from krea_data.krablet.marks import prune_marks
 from krea_data.krablet.pieces import Piece, Rows
-from krea_data.krablet.record_tables import declare_record, load_records
+from krea_data.krablet.record_tables import declare_record, load_records, upsert
 from krea_data.krablet.records import Column, Record
 from krea_data.krablet.rpc.errors import Busy
 from krea_data.krablet.rpc.tokens import Caller
@@ -152,20 +152,18 @@ class FunnelService:
         self._order.check(request)
         self._follow()
         jobs = self._jobs(request, target)
-        raw = _packed(args)
-        size = len(raw) // max(1, len(jobs)) + 1
         for lane, piece in jobs:
-            lane.check_room(len(piece.rows.ids), size)
+            lane.check_room(len(piece.rows.ids), piece.rows.size)
         ticket = _Ticket(len(jobs))
         if request.ack == "journaled":
             if self._spool is None:
                 raise ValueError("this funnel has no spool; ask for 'committed', or start it with one")
-            ticket.segment = self._spool.append(raw)
+            ticket.segment = self._spool.append(_packed(args))
         self._order.note(request)
-        self._admit(request, ticket, jobs, size)
+        self._admit(request, ticket, jobs)
         return ticket
 
-    def _admit(self, request: Request, ticket: _Ticket, jobs: Sequence[tuple[Lane, Piece]], size: int) -> None:
+    def _admit(self, request: Request, ticket: _Ticket, jobs: Sequence[tuple[Lane, Piece]]) -> None:
         key = request.producer, request.seq
         self._open[key] = ticket
 
@@ -177,7 +175,7 @@ class FunnelService:
 
         for lane, piece in jobs:
             kept = request.ack != "committed"
-            lane.submit(Job(piece, size, lambda error, piece=piece: done(piece, error), kept=kept))
+            lane.submit(Job(piece, piece.rows.size, lambda error, piece=piece: done(piece, error), kept=kept))
         if not jobs:
             ticket.future.set_result({})
             del self._open[key]
@@ -193,7 +191,11 @@ class FunnelService:
         shards = self._map.shards
         numbers = sorted({shards[slot] for slot in set(rows.slots)})
         parts = [(n, whole.part(lambda slot, n=n: shards[slot] == n)) for n in numbers]
-        return [(self._lane(request.target, target, n), part) for n, part in parts if part is not None]
+        jobs = [(self._lane(request.target, target, n), part) for n, part in parts if part is not None]
+        if isinstance(target, Record):
+            for _, piece in jobs:
+                piece.rows.upsert = upsert(target, piece.rows)  # here, while the lane waits for the database
+        return jobs
 
     def _follow(self) -> None:
         """Use the map of slots as it is now. A slot that moved changes its lane, so what is in the old one goes first.
@@ -261,7 +263,7 @@ class FunnelService:
             ticket = _Ticket(len(jobs))
             ticket.segment = Future()
             ticket.segment.set_result(segment)
-            self._admit(request, ticket, jobs, len(body))
+            self._admit(request, ticket, jobs)
             tickets.append(ticket)
         for ticket in tickets:
             await ticket.future

@@ -23,6 +23,15 @@ class Rows:
     ids: Sequence[str]  # each once
     ops: Sequence[int] | None
     columns: Columns
+    upsert: tuple[bytes, dict[str, Any]] | None = None  # the statement that does it and its values, if made already
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        if self.upsert is not None:
+            return sum(len(value.packed) for value in self.upsert[1].values())
+        texts = [text for column in self.columns if column is not None for text in column if isinstance(text, str)]
+        return 32 * len(self.ids) + sum(map(len, texts))
 
     def some(self, places: Sequence[int]) -> "Rows":
         """These rows alone."""
@@ -35,7 +44,8 @@ class Rows:
 
     def widened(self, columns: int) -> None:
         """Add empty columns up to so many: the record has got them since."""
-        self.columns = [*self.columns, *[None] * (columns - len(self.columns))]
+        if columns > len(self.columns):
+            self.columns, self.upsert = [*self.columns, *[None] * (columns - len(self.columns))], None
 
 
 @dataclass(eq=False, slots=True)
