@@ -20,6 +20,7 @@ from krea_data.krablet.lane import Limits
 from krea_data.krablet.marks import prune_marks
 from krea_data.krablet.move import move
 from krea_data.krablet.pieces import Piece, Rows
+from krea_data.krablet.record_tables import declare_record
 from krea_data.krablet.records import Column, Record
 from krea_data.krablet.rpc import Busy, Remote, Server, serve
 from krea_data.krablet.rpc.loop import LoopThread
@@ -103,6 +104,22 @@ def test_writes_of_threads_are_joined_and_acknowledged_after_commit(serving: Ser
         assert "k0" not in counters(dsns)
         counter.write("k0", {"n": 5}).result(30)
         assert counters(dsns)["k0"] == (5, None, None)
+
+
+def test_a_record_that_was_declared_on_one_shard_only_is_declared_on_the_other(
+    serving: Serving, dsns: list[str]
+) -> None:
+    """Its funnel may be killed in the middle of that."""
+    for columns in (COUNTER.columns[:2], COUNTER.columns):
+        serving.shards.attempt(0, lambda c, columns=columns: declare_record(c, Record("counter", columns)))
+        with FunnelClient(serving.address) as funnel:
+            counter = funnel.target("record:counter")
+            values = {"n": 1, "last": "x", "top": 3}
+            acks = [counter.write(f"k{n}", {c.name: values[c.name] for c in counter.record.columns}) for n in range(40)]
+            for ack in acks:
+                ack.result(30)
+        assert len(counters(dsns) if len(columns) == 3 else acks) == 40
+        serving.service._targets.clear()
 
 
 def test_coroutines_share_batches(serving: Serving, dsns: list[str]) -> None:

@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 
+from psycopg.errors import UndefinedColumn, UndefinedTable
+
 from krea_data.krablet.flush import Results, Target, store
 from krea_data.krablet.pieces import Piece
+from krea_data.krablet.record_tables import declare_record
+from krea_data.krablet.records import Record
 from krea_data.krablet.shards import Shards, StaleMap
 
 __all__ = ["store_routed", "widened"]
@@ -21,6 +25,11 @@ def store_routed(shards: Shards, target: Target, pieces: Sequence[Piece]) -> Non
             try:
                 shards.guarded(number, lambda c, d, part=part: store(c, d, target, part), slots=slots)
             except StaleMap:
+                left += part
+            except (UndefinedTable, UndefinedColumn):  # who declared the record was stopped before it came to this shard
+                if not isinstance(target, Record):
+                    raise
+                shards.attempt(number, lambda c: declare_record(c, target))
                 left += part
         todo = left
 
