@@ -26,7 +26,7 @@ def store_routed(shards: Shards, target: Target, pieces: Sequence[Piece]) -> Non
                 shards.guarded(number, lambda c, d, part=part: store(c, d, target, part), slots=slots)
             except StaleMap:
                 left += part
-            except (UndefinedTable, UndefinedColumn):  # who declared the record was stopped before it came to this shard
+            except (UndefinedTable, UndefinedColumn):  # its declaration was cut short
                 if not isinstance(target, Record):
                     raise
                 shards.attempt(number, lambda c: declare_record(c, target))
