@@ -1,7 +1,5 @@
 """Features of a sparse autoencoder as one page to look through: name, words, and the pictures that have it most."""
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from html import escape
 from string import Template
@@ -9,6 +7,7 @@ from string import Template
 from PIL import Image
 
 from krea_data.sae.names import Feature
+from krea_data.thumbnails import thumbnail
 
 __all__ = ["page"]
 
@@ -97,15 +96,5 @@ def _card(
         strongest=feature.strongest,
         percent=f"{feature.share:.1%}",
         words=f"; {escape(words)}" if words else "",
-        pictures="".join(_image(picture(row), caption(row), side_px) for row in feature.top[:pictures]),
+        pictures="".join(thumbnail(picture(row), caption(row), side_px) for row in feature.top[:pictures]),
     )
-
-
-def _image(image: Image.Image, caption: str, side_px: int) -> str:
-    small = image.convert("RGB")
-    small.thumbnail((side_px, side_px))
-    buffer = io.BytesIO()
-    small.save(buffer, "webp", quality=70)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    words = escape(caption)
-    return f'<img src="data:image/webp;base64,{data}" alt="{words}" title="{words}" loading="lazy">'
