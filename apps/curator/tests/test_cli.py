@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from krea_curator import cli, compose
+from krea_curator import cli, compose, recipe
 from krea_curator.cli import app
 from krea_curator.compose import Home
+from krea_curator.recipe import Recipe
 from krea_data.demo import FetchError
 from typer.testing import CliRunner
 
@@ -20,7 +21,8 @@ FLAGS = {
     "status": {"--home", "--dsn", "--live"},
     "funnel": {"--home", "--dsn"},
     "dedup": {"--home", "--dsn"},
-    "export": {"--seed", "--per-shard", "--home", "--dsn"},
+    "export": {"--seed", "--per-shard", "--stage", "--home", "--dsn"},
+    "limits": {"--field", "--home", "--dsn"},
     "krablet up": {"--home", "--shards", "--http"},
     "krablet status": {"--home", "--dsn"},
     "krablet psql": {"--home", "--dsn", "--shard"},
@@ -138,6 +140,18 @@ def test_the_commands_around_a_run(home: Home, corpus: Path) -> None:
     assert "twin/near" in said
     with compose.open_table(home) as table:
         assert table.pending("caption") == 28
+    recipe.write(Recipe(stages={"sft": {"flat.entropy": {"least": 1.0}}}), home.folder / "recipe.json")
+    page = home.folder / "limits.html"
+    assert invoke(0, "limits", page, "--field", "flat.entropy", *at)[0] == f"1 number in {page}\n"
+    assert "sft: at least 1 leaves out" in page.read_text()
+    _, error = invoke(2, "limits", page, "--field", "flat.taste", *at)
+    assert "no row has a number 'flat.taste'; there are complexity.lost, " in error
+    invoke(0, "run", "--until-idle", "--workers", "1", "--task", "caption", *at)
+    everything = int(invoke(0, "export", home.folder / "all", *at)[0].split()[0])
+    with compose.open_table(home) as table:
+        wanted = sum(1 for row in table.scan(kept_by=compose.ORDER) if row.results["flat"].value["entropy"] >= 1.0)
+    assert int(invoke(0, "export", home.folder / "sft", "--stage", "sft", *at)[0].split()[0]) == wanted < everything
+    assert "no stage 'taste'; there are sft" in invoke(2, "export", home.folder / "x", "--stage", "taste", *at)[1]
 
 
 @pytest.mark.postgres

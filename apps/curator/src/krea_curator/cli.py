@@ -18,7 +18,7 @@ from krea_data.shards import Settings
 from rich.console import Console
 from rich.live import Live
 
-from krea_curator import compose, krablet_cli, tables
+from krea_curator import compose, krablet_cli, looks, tables
 from krea_curator.compose import ORDER, Home
 from krea_curator.curation import curate
 from krea_curator.effort import ISOLATED, LEASE_S, MEMORY_MIB, NONE, TIMEOUT_S, Effort
@@ -178,6 +178,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="The folder to write; it appears when it is whole.")],
     seed: Annotated[int, typer.Option(help="Seed of the order of the pictures.")] = 0,
     per_shard: Annotated[int, typer.Option(help="At most so many pictures in one tar.")] = 1000,
+    stage: Annotated[str | None, typer.Option(help="Only rows within the limits of this stage of the recipe.")] = None,
     home: HomeFlag = HOME,
     dsn: Dsns = None,
 ) -> None:
@@ -187,9 +188,29 @@ def export(
             bar = shown.add_task("export", total=None)
             settings = Settings(seed=seed, per_shard=per_shard)
             pictures = compose.export(
-                table, where.blobs, out, settings, lambda done, total: shown.update(bar, completed=done, total=total)
+                table,
+                where.blobs,
+                out,
+                settings,
+                lambda done, total: shown.update(bar, completed=done, total=total),
+                stage=None if stage is None else where.recipe.stage(stage),
             )
         print(f"{pictures} pictures in {out}")
+
+
+@app.command()
+def limits(
+    out: Annotated[Path, typer.Argument(help="The page to write, such as limits.html.")],
+    field: Annotated[
+        list[str] | None, typer.Option(help="A number such as flat.entropy; all that were measured unless given.")
+    ] = None,
+    home: HomeFlag = HOME,
+    dsn: Dsns = None,
+) -> None:
+    """Write a page on which to choose limits: histograms of numbers, and the pictures next to the recipe's limits."""
+    with plain_errors(), _table(home, dsn) as (table, where):
+        fields = looks.limits_page(table, where.blobs, where.recipe, out, field or ())
+        print(f"{len(fields)} number{'s' * (len(fields) != 1)} in {out}")
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from krea_data.interfaces import Blobs, Table, Task
 from krea_data.krablet import Krablet, up
 from krea_data.krablet.connection import patiently
 from krea_data.krablet.folder import Folder, Hold
+from krea_data.limits.stages import Stage
 from krea_data.memory import MemoryTable
 from krea_data.rows import Result, Row
 from krea_data.tasks import Caption, Complexity, Decode, Dedup, Flat, Hash, Licence
@@ -180,12 +181,26 @@ def funnel(table: Table, *, examples: int = 3) -> tuple[summary.Step, ...]:
 
 
 def export(
-    table: Table, blobs: Blobs, out: Path, settings: tars.Settings, on_shards: OnRows = lambda done, total: None
+    table: Table,
+    blobs: Blobs,
+    out: Path,
+    settings: tars.Settings,
+    on_shards: OnRows = lambda done, total: None,
+    *,
+    stage: Stage | None = None,
 ) -> int:
-    """Write the rows that every task has kept as shards; returns how many. Raises ValueError if there are none."""
+    """Write the rows that every task has kept, and a stage if one is given, as shards; returns how many.
+
+    Raises ValueError if there are none.
+    """
     rows: list[Row] = list(table.scan(kept_by=ORDER))
     if not rows:
         raise ValueError("no row has been kept by every task yet; see krea-curate funnel")
+    if stage is not None:
+        left = [row for row in rows if stage.refusal(row) is None]
+        if not left:
+            raise ValueError(f"the stage {stage.name} leaves out all {len(rows)} rows: {stage.refusal(rows[0])}")
+        rows = left
     tars.export(rows, blobs, out, settings, on_progress=on_shards)
     return len(rows)
 

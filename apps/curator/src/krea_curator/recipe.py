@@ -2,9 +2,11 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from krea_data.limits.stages import Stage, stages
 from krea_data.tasks.licence import PERMISSIVE
 
 __all__ = ["Recipe", "read", "write"]
@@ -12,7 +14,11 @@ __all__ = ["Recipe", "read", "write"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """Limits of a curation. A row that has been answered keeps its answer when a limit is changed."""
+    """Limits of a curation. A row that has been answered keeps its answer when a limit is changed.
+
+    `stages` are limits on measured numbers for each stage of training, chosen anew at every export; no row is answered
+    by them: {"sft": {"flat.entropy": {"least": 2}}}.
+    """
 
     licences: tuple[str, ...] = PERMISSIVE
     least_px: int = 32  # of the shorter side
@@ -20,6 +26,18 @@ class Recipe:
     complexity_limit: float = 0.5  # share of the variance that half the side may lose
     phash_limit: int = 8  # of 144 bits
     colour_limit: int = 2  # of 42 bits
+    stages: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        stages(self.stages)
+
+    def stage(self, name: str) -> Stage:
+        """A stage by name, or ValueError."""
+        found = {stage.name: stage for stage in stages(self.stages)}
+        if name not in found:
+            known = f"there are {', '.join(found)}" if found else "the recipe has none yet"
+            raise ValueError(f"no stage {name!r}; {known}")
+        return found[name]
 
 
 def write(recipe: Recipe, path: Path) -> None:
