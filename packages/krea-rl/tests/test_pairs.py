@@ -1,7 +1,9 @@
 """Provenance, the share of on-policy pairs, files, and batches that can be replayed."""
 
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +37,20 @@ def test_files_come_back_whole_and_name_a_bad_line(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '{"prompt": "no pictures"}\n')
     with pytest.raises(ValueError, match=r"line 3 of .* is not a pair"):
         PairSet.load(path)
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, others = tmp_path / "pairs.jsonl", [PairSet((pair(2), pair(3)))]
+
+    def interrupted(one: Pair) -> dict[str, Any]:
+        if others:
+            others.pop().save(path)
+        return asdict(one)
+
+    monkeypatch.setattr("krea_rl.pairs.asdict", interrupted)
+    PairSet((pair(0), pair(1))).save(path)
+    assert PairSet.load(path) == PairSet((pair(0), pair(1)))
+    assert [p.name for p in tmp_path.iterdir()] == ["pairs.jsonl"]
 
 
 def load(key: str) -> torch.Tensor:

@@ -14,6 +14,7 @@ from krea_style.features import WIDTHS, scattering
 from krea_style.reference import Reference, Style, batch, style
 from krea_style.styled import StyleAttention, StyledMMDiT, fingerprint, load, save
 from krea_style.testing import look, mask, paint
+from safetensors.torch import save_file
 from torch import Tensor
 
 CONFIG = StyleConfig(levels=WIDTHS, tokens=3, features=16, width=16, heads=2, layers=1)
@@ -165,6 +166,21 @@ def test_files_come_back_for_their_base_alone(tmp_path: Path) -> None:
     assert load(path, other, other_base=True).base is other
     with pytest.raises(ValueError, match="was trained on a base with"):
         load(path, MMDiT(tiny()), other_base=True)
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, others = tmp_path / "style.safetensors", [trained(2)]
+
+    def interrupted(tensors: dict[str, Tensor], part: Path, manifest: dict[str, str]) -> None:
+        save_file(tensors, part, manifest)
+        if others:
+            save(others.pop(), path)
+
+    monkeypatch.setattr("krea_style.styled.save_file", interrupted)
+    module = trained(1)
+    save(module, path)
+    assert all(torch.equal(load(path, tiny_model()).state_dict()[name], t) for name, t in module.state_dict().items())
+    assert [p.name for p in tmp_path.iterdir()] == ["style.safetensors"]
 
 
 def test_fingerprint_tells_bases_apart_but_not_precisions() -> None:

@@ -15,6 +15,7 @@ from krea_data.krablet.connection import make_conninfo
 from krea_data.krablet.errors import SchemaError, ShardDown
 from krea_data.krablet.filters import parse_filter
 from krea_data.krablet.move import move
+from krea_data.krablet.moving import Mover
 from krea_data.krablet.plain import row_of
 from krea_data.krablet.pools import Pool, TooLarge, TooSlow
 from krea_data.krablet.reads import Limits, Reads
@@ -363,6 +364,39 @@ def test_a_scan_follows_slots_that_move(filled: Krablet, use: Use) -> None:
 def moved(krablet: Krablet) -> None:
     """Move some slots of shard 0 to shard 1."""
     move(krablet, krablet.router.held(0)[:4], 1)
+
+
+@pytest.mark.parametrize("source", [0, 1])
+def test_slots_whose_mover_died_at_the_hand_over_are_read(
+    filled: Krablet, use: Use, monkeypatch: pytest.MonkeyPatch, source: int
+) -> None:
+    """Their new shard does not serve them yet; the old one says that they are there."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    async def check(reads: Reads) -> None:
+        assert await reads.count() == {"rows": 600, "exact": True, "missing": []}
+        assert await scanned(reads, columns=[]) == [(row.id,) for row in rows(600)]
+        records = RecordReads(reads.fleet, timeout_s=5.0, keys=1000)
+        assert len((await records.page("click", None, 1000))["rows"]) == 600
+
+    async def work(reads: Reads) -> None:
+        await check(reads)
+        with monkeypatch.context() as killed:
+            killed.setattr(Mover, "_activate", die)
+            with pytest.raises(KeyboardInterrupt):
+                await asyncio.to_thread(move, filled, filled.router.held(source)[:1], 1 - source)
+        await check(reads)
+
+    for dsn in filled.dsns:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            declare_record(connection, Record("click", (Column("n", "int", "add"),)))
+            connection.execute("insert into record_click (slot, id) select slot, id from images")
+    use(work)
+    use(check)
+    with psycopg.connect(filled.dsns[1 - source]) as connection:
+        assert connection.execute("select count(*) from away where incoming").fetchall() == [(1,)]
 
 
 def test_records_are_read_where_they_are(krablet: Krablet, use: Use) -> None:

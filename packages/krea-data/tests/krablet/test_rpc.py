@@ -161,13 +161,29 @@ def test_the_file_of_tokens_holds_no_secrets_and_is_private(tmp_path: Path) -> N
             tokens.add(name, scopes)
     with pytest.raises(LookupError, match="no token 'you'"):
         tokens.remove("you")
-    path.chmod(0o644)
-    with pytest.raises(ValueError, match="others may read"):
-        Tokens.load(path)
+    for mode in (0o400, 0o440, 0o640):  # as a secret is mounted with a group
+        path.chmod(mode)
+        assert Tokens.load(path).check(secret) is not None
+    for mode in (0o644, 0o604, 0o660, 0o650, 0o601):
+        path.chmod(mode)
+        with pytest.raises(ValueError, match="others may read"):
+            Tokens.load(path)
     path.chmod(0o600)
     path.write_text("[]")
     with pytest.raises(ValueError, match="holds no tokens"):
         Tokens.load(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_the_file_of_somebody_else_is_private_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    Tokens.load(path).add("me", ["read"])
+    path.chmod(0o640)
+    os.chown(path, 65534, -1)
+    with pytest.raises(ValueError, match="others may read"):
+        Tokens.load(path)
+    path.chmod(0o600)
+    assert Tokens.load(path).names == ["me"]
 
 
 def test_without_tokens_only_this_machine_may_call() -> None:
@@ -288,6 +304,36 @@ def test_a_lost_connection_breaks_its_calls_and_comes_back(tmp_path: Path) -> No
     run(work())
 
 
+def test_a_lost_connection_for_which_nobody_waits_is_not_complained_about(tmp_path: Path) -> None:
+    async def work() -> None:
+        complaints: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
+        echo = Echo()
+        server = await serve(echo, f"unix:{tmp_path}/s", tokens=None)
+        client = await Client.connect(server.address, patience_s=0.1)
+        stuck = asyncio.ensure_future(client.call("wait"))
+        await until(lambda: echo.running == 1)
+        assert client._link is not None
+        client._link.pause_writing()
+        full = asyncio.ensure_future(client.call("echo"))
+        await asyncio.sleep(0)
+        assert not await server.drain(0.05)
+        full.cancel()  # which has not noticed yet that its connection is gone
+        client._link.close()  # while its end is still to come, the next one fails
+        with pytest.raises(Broken, match="does not answer"):
+            await client.call("echo")
+        assert [type(one) for one in await asyncio.gather(stuck, full, return_exceptions=True)] == [
+            Broken,
+            asyncio.CancelledError,
+        ]
+        await client.close()
+        del client, stuck, full
+        gc.collect()
+        assert complaints == []
+
+    run(work())
+
+
 def test_a_half_open_server_is_given_up_in_time() -> None:
     """It accepts and never says a word."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -298,6 +344,23 @@ def test_a_half_open_server_is_given_up_in_time() -> None:
                 await Client.connect(address, patience_s=0.1)
 
         run(work())
+
+
+def test_who_waits_for_the_try_of_another_has_no_patience_left(tmp_path: Path) -> None:
+    class Counting(Client):
+        tries = 0
+
+        async def _dial(self, timeout_s: float) -> Any:
+            self.tries += 1
+            raise ConnectionRefusedError
+
+    async def work() -> None:
+        client = Counting(f"unix:{tmp_path}/s", patience_s=0.2)
+        found = await asyncio.gather(*(client.call("echo") for _ in range(20)), return_exceptions=True)
+        assert {type(one) for one in found} == {Broken}
+        assert client.tries <= 4 + 19 * 2
+
+    run(work())
 
 
 def test_a_call_may_have_a_time_limit_and_is_then_cancelled(tmp_path: Path) -> None:

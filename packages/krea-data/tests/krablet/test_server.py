@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from krea_data.krablet import Krablet, ServerError, up
 from krea_data.krablet.binaries import Account, account, programs, reachable, server_version
+from krea_data.krablet.connection import refusal
 from krea_data.krablet.folder import Folder
 from krea_data.krablet.move import add_shard, rebalance
 from krea_data.krablet.postmaster import Postmaster
@@ -135,6 +136,27 @@ def test_a_killed_server_loses_no_acknowledged_put_and_comes_back(root: Path) ->
         check()
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_server_that_is_killed_at_every_start_is_started_again(root: Path, quiet: bool) -> None:
+    """Before it answers, or after that where it does not log that it does."""
+    with up(root / "killed", 1) as cluster:
+        if quiet:
+            with psycopg.connect(cluster.dsns[0], autocommit=True) as connection:
+                connection.execute("alter system set log_min_messages = 'panic'")
+        pid = 0
+        for _ in range(6):
+            wait_for(lambda old=pid: postmaster(root / "killed") not in (0, old))
+            if quiet:
+                wait_for(lambda: refusal(cluster.dsns[0]) is None)
+            pid = postmaster(root / "killed")
+            kill(pid)
+        wait_for(lambda: refusal(cluster.dsns[0]) is None)
+        assert Folder(root / "killed").kept()
+        wait_for(lambda: not Folder(root / "killed").error.exists())
+        said = Folder(root / "killed").log.read_text()
+        assert said.count("is tried again while it is used: somebody ends it") == (not quiet)
+
+
 def test_cleaned_up_sockets_come_back(root: Path) -> None:
     with up(root) as cluster, Krablet(cluster.dsns, patience_s=60.0) as table:
         sockets = Path(Folder(root).sockets.read_text().strip())
@@ -219,6 +241,30 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
         os.chown(data, user.uid, user.gid)
     with pytest.raises(ServerError, match=r"does not start: .*postgresql\.conf"):
         up(tmp_path)
+
+
+def test_a_full_disk_at_the_very_first_start_is_said_at_once(tmp_path: Path) -> None:
+    """Nobody works there yet who would rather wait."""
+    said = "FATAL:  could not write to file: No space left on device"
+    for program in ("initdb", "postgres"):
+        script = tmp_path / program
+        script.write_text(f"#!/bin/sh\nif [ $1 = --version ]; then echo 18.6; else echo '{said}'; exit 1; fi\n")
+        script.chmod(0o755)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "PG_VERSION").write_text("18\n")
+    server = Postmaster(data=tmp_path / "data", log=tmp_path / "log", place=tmp_path, user=ME, sockets=tmp_path, port=1)
+
+    def given_up() -> str:
+        try:
+            server.ensure()
+        except ServerError as error:
+            return str(error)
+        return ""
+
+    sentences: list[str] = []
+    wait_for(lambda: sentences.append(given_up()) or sentences[-1])
+    assert "does not start: the disk is full; make room there" in sentences[-1]
+    assert server.trouble == ""
 
 
 def test_wrong_binaries_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

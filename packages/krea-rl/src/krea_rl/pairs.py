@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from krea_model.tensorfiles import replaced
 from krea_train.random import generator, normals
 from torch import Tensor
 
@@ -81,13 +82,11 @@ class PairSet:
 
     def save(self, path: Path) -> None:
         """Write one JSON object a line; the file appears whole or not at all."""
-        part = path.with_name(f"{path.name}.part")
-        with part.open("w", encoding="utf-8") as file:
+        with replaced(path) as part, part.open("w", encoding="utf-8") as file:
             for pair in self.pairs:
                 file.write(json.dumps(asdict(pair), ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
 
     @classmethod
     def load(cls, path: Path, minimum: float = 0.5) -> "PairSet":

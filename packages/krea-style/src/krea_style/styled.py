@@ -19,6 +19,7 @@ from krea_model.inputs import check_batch
 from krea_model.interfaces import Conditioning, Grids, Velocity
 from krea_model.mmdit import MMDiT, image_tokens, interleave, rope_table, timestep_features
 from krea_model.spans import Spans
+from krea_model.tensorfiles import replaced
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -157,9 +158,8 @@ def save(module: StyledMMDiT, path: Path) -> None:
         "base": fingerprint(module.base),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    part = path.with_name(f"{path.name}.part")
-    save_file(tensors, part, manifest)
-    part.replace(path)
+    with replaced(path) as part:
+        save_file(tensors, part, manifest)
 
 
 def load(path: Path, base: MMDiT, *, other_base: bool = False) -> StyledMMDiT:

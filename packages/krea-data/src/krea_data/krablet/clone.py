@@ -9,14 +9,23 @@ from typing import Any
 
 from psycopg import Connection, sql
 
-from krea_data.krablet.dag import declare, load
+from krea_data.krablet.dag import Dag, declare, load
+from krea_data.krablet.typed import set_columns
 
-__all__ = ["Shape", "clone_tables", "moving_tables"]
+__all__ = ["Shape", "clone_controls", "clone_tables", "moving_tables"]
 
 # What belongs to the shard and not to its rows.
 _OWN = frozenset({"away", "change", "member", "migration", "outgoing", "shard", "slot_map"})
-# Tables without slots whose rows every shard needs. Those of `task` are declared.
-_EVERYWHERE = ("record",)
+_RECORD = """
+insert into record (name, columns) values (%s, %s::jsonb) on conflict (name) do update set columns = excluded.columns
+where jsonb_array_length(record.columns) < jsonb_array_length(excluded.columns)"""  # columns are only added
+_CONTROL = """
+with mine as (
+  update task set paused = paused or %(paused)s,
+    bands = array(select distinct unnest(bands || %(bands)s::smallint[]))
+  where name = %(name)s and (paused < %(paused)s or not bands @> %(bands)s::smallint[])
+  returning name
+) update shard set dag = dag + 1 where exists (select from mine)"""
 _TABLES = """
 select c.relname, coalesce(c.reloptions, '{}'),
   (select jsonb_agg(jsonb_build_array(a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
@@ -97,7 +106,8 @@ def moving_tables(connection: Connection) -> list[Shape]:
 
 def clone_tables(source: Connection, target: Connection) -> None:
     """Let `target` have all tasks and all tables of `source`; what it has already stays."""
-    theirs = load(source)
+    records = source.execute("select name, columns::text from record").fetchall()
+    theirs = load(source)  # both before the tables, which then have all columns that these know of
     mine = load(target)
     tasks = {
         name: theirs.after[name]
@@ -107,6 +117,7 @@ def clone_tables(source: Connection, target: Connection) -> None:
     results = [name for name in theirs.after if name not in mine.after]
     if tasks or results:
         declare(target, tasks, results)
+    _type_columns(target, theirs)
     known = shapes(target)
     for name, shape in shapes(source).items():
         with target.transaction():
@@ -114,9 +125,20 @@ def clone_tables(source: Connection, target: Connection) -> None:
                 _widen(target, shape, known[name])
             elif name not in _OWN:
                 _create(target, shape)
-        if name in _EVERYWHERE:
-            _copy_rows(source, target, shape)
-    _copy_tasks(source, target)
+    for record in records:
+        target.execute(_RECORD, record)
+
+
+def clone_controls(source: Connection, target: Connection) -> None:
+    """Let the target's tasks be paused as the source's are, and know the priorities of the rows that came.
+
+    To be called at the very end: a band without rows may be forgotten, and what is paused may be resumed.
+    """
+    found = source.execute("select name, paused, bands from task where paused or bands <> '{}'").fetchall()
+    with target.transaction():
+        target.execute("select from shard for update")
+        for name, paused, bands in found:
+            target.execute(_CONTROL, {"name": name, "paused": paused, "bands": bands})
 
 
 def _create(target: Connection, shape: Shape) -> None:
@@ -162,34 +184,20 @@ def _column(column: tuple[Any, ...]) -> sql.Composed:
     return sql.Identifier(name) + _raw(f" {text}{' not null' if not_null else ''}")
 
 
-def _copy_rows(source: Connection, target: Connection, shape: Shape) -> None:
-    """Let the target have the source's rows too; as JSON, which any table can be filled from."""
-    table = sql.Identifier(shape.name)
-    names = sql.SQL(", ").join(map(sql.Identifier, shape.written))
-    statement = sql.SQL(
-        "insert into {table} ({names}) select {names}"
-        " from jsonb_populate_record((select t from {table} t limit 0), %s::jsonb) on conflict do nothing"
-    ).format(table=table, names=names)
-    for row in source.execute(sql.SQL("select to_jsonb(t)::text from {} t").format(table)).fetchall():
-        target.execute(statement, row)
-
-
-def _copy_tasks(source: Connection, target: Connection) -> None:
-    """Let the target's tasks be paused as the source's are, and know all priorities and typed columns."""
-    found = source.execute("select name, paused, bands, columns::text, indexed from task order by number").fetchall()
-    statement = """
-    with mine as (
-      update task set paused = paused or %(paused)s, columns = columns || %(columns)s::jsonb,
-        bands = array(select distinct unnest(bands || %(bands)s::smallint[])),
-        indexed = array(select distinct unnest(indexed || %(indexed)s::text[]) order by 1)
-      where name = %(name)s and (
-        paused < %(paused)s or not columns @> %(columns)s::jsonb
-        or not bands @> %(bands)s::smallint[] or not indexed @> %(indexed)s::text[])
-      returning name
-    ) update shard set dag = dag + 1 where exists (select from mine)"""
-    for name, paused, bands, columns, indexed in found:
-        given = {"name": name, "paused": paused, "bands": bands, "columns": columns, "indexed": indexed}
-        target.execute(statement, given)
+def _type_columns(target: Connection, theirs: Dag) -> None:
+    """Give the target's results the typed columns and indexes that they lack; those it has keep their types."""
+    with target.transaction():
+        target.execute("select from shard for update")
+        mine, changed = load(target), False
+        for task in theirs.after:
+            known = mine.columns.get(task, {})
+            columns = {name: kind for name, kind in theirs.columns.get(task, {}).items() if name not in known}
+            indexed = theirs.indexed.get(task, frozenset()) - mine.indexed.get(task, frozenset())
+            if columns or indexed:
+                set_columns(target, task, columns, sorted(indexed))
+                changed = True
+        if changed:
+            target.execute("update shard set dag = dag + 1")
 
 
 def _raw(text: str) -> sql.Composed:

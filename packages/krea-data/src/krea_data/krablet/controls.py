@@ -112,13 +112,18 @@ def _set_paused(krablet: Krablet, task: str, shards: Sequence[int] | None, *, pa
     known = _known(krablet, task, shards)
     if not known:
         raise ValueError(f"there is no queue of a task {task!r}; register the task first, or look at its name")
-    for number in known:
-        krablet.guarded(number, lambda c, _: _pause_shard(c, task, paused))
+    done: set[int] = set()
+    while left := set(known) - done:
+        for number in left:
+            krablet.guarded(number, lambda c, d: _pause_shard(c, d, task, paused))
+        done |= left
+        known = _known(krablet, task, shards)  # a shard that was told to have given slots away names where they went
 
 
-def _pause_shard(connection: Connection, task: str, paused: bool) -> None:
+def _pause_shard(connection: Connection, dag: Dag, task: str, paused: bool) -> None:
     with connection.transaction():
         connection.execute("select from shard for update")
+        check_current(connection, dag)
         if connection.execute(_PAUSE, {"paused": paused, "task": task}).rowcount:
             connection.execute("update shard set dag = dag + 1")
 

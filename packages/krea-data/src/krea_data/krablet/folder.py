@@ -59,7 +59,7 @@ class Folder:
 
     @property
     def error(self) -> Path:
-        """Why the keeper gave up, in one sentence."""
+        """Why the keeper gave up, or why a server is down for longer, in one sentence."""
         return self.root / "error"
 
     @property

@@ -26,7 +26,8 @@ from krea_data.krablet.rpc.loop import LoopThread
 __all__ = ["Ack", "AsyncFunnelClient", "AsyncTarget", "FunnelClient", "Target"]
 
 
-_CONNECT_S = 10.0
+_PATIENCE_S = 60.0
+_TIMEOUT_S = 30.0
 
 
 class Ack:
@@ -99,7 +100,8 @@ class AsyncFunnelClient:
     """A client of a funnel on an event loop; made by `connect`.
 
     `ack` is when a write is acknowledged: "committed", "journaled" (on the funnel's disk) or "accepted" (in its
-    memory). `requests` may be on their way at once for each target, of at most `batch_rows` rows.
+    memory). `requests` may be on their way at once for each target, of at most `batch_rows` rows. For `patience_s` a
+    request is sent again, and a funnel that is not there looked for.
     """
 
     def __init__(
@@ -110,7 +112,7 @@ class AsyncFunnelClient:
         requests: int = 2,
         batch_rows: int = 2000,
         waiting_rows: int = 20_000,
-        patience_s: float = 60.0,
+        patience_s: float = _PATIENCE_S,
     ) -> None:
         if ack not in ACKS:
             raise ValueError(f"ack {ack!r} is none of {ACKS}")
@@ -123,11 +125,22 @@ class AsyncFunnelClient:
 
     @classmethod
     async def connect(
-        cls, address: str, *, token: str | None = None, tls: ssl.SSLContext | None = None, **options: Any
+        cls,
+        address: str,
+        *,
+        token: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        timeout_s: float | None = _TIMEOUT_S,
+        **options: Any,
     ) -> "AsyncFunnelClient":
-        """A connected client; options are those of the class."""
-        patience_s = min(_CONNECT_S, options.get("patience_s", _CONNECT_S))
-        client = await Client.connect(address, token=token, tls=tls, name="funnel client", patience_s=patience_s)
+        """A connected client; options are those of the class.
+
+        A request without an answer after `timeout_s` is sent again, on another connection if nothing came on this one.
+        """
+        patience_s = options.get("patience_s", _PATIENCE_S)
+        client = await Client.connect(
+            address, token=token, tls=tls, name="funnel client", patience_s=patience_s, timeout_s=timeout_s
+        )
         return cls(client, **options)
 
     async def __aenter__(self) -> "AsyncFunnelClient":
@@ -179,7 +192,7 @@ class AsyncFunnelClient:
 
 
 class FunnelClient:
-    """A client of a funnel for threads; takes the options of `AsyncFunnelClient`, and connects at once."""
+    """A client of a funnel for threads; takes what `AsyncFunnelClient.connect` takes, and connects at once."""
 
     def __init__(
         self, address: str, *, token: str | None = None, tls: ssl.SSLContext | None = None, **options: Any

@@ -1,8 +1,11 @@
 """The one process that starts and stops the servers of a cluster folder: `python -m krea_data.krablet.keeper ROOT N`.
 
 It starts what is not running, also shards that are added while it runs, starts again what died, and ends with the last
-user of the folder, even if that user was killed. It is started by `server.up`, leaves the terminal and goes on in the
-background; if it is killed itself, the servers go on, and the next keeper takes them over.
+user of the folder, even if that user was killed. A server that does not start is given up, unless the disk became full
+while it was in use or somebody ends it each time: then it is tried again, after ever longer pauses.
+
+The keeper is started by `server.up`, leaves the terminal and goes on in the background; if it is killed itself, the
+servers go on, and the next keeper takes them over.
 """
 
 import contextlib
@@ -81,6 +84,7 @@ def keep(folder: Folder, servers: list[Postmaster], mine: Hold) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     with ThreadPoolExecutor(len(servers)) as pool:
         list(pool.map(Postmaster.ensure, servers))
+    told = ""
     while True:
         time.sleep(_POLL_S)
         with folder.gate():  # nobody comes or goes meanwhile
@@ -93,6 +97,20 @@ def keep(folder: Folder, servers: list[Postmaster], mine: Hold) -> None:
                 extend(folder, servers)
         for server in servers:
             server.ensure()
+        told = tell(folder, servers, told)
+
+
+def tell(folder: Folder, servers: list[Postmaster], told: str) -> str:
+    """Say once why a server is down for longer, and take it back when it is up; return what is said now."""
+    trouble = next((server.trouble for server in servers if server.trouble), "")
+    if trouble and not told:
+        sys.stderr.write(f"{trouble}\n")
+        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # the disk may be full
+            folder.error.write_text(f"{trouble}\n", "utf-8")
+    elif told and not trouble:
+        folder.error.unlink(missing_ok=True)
+    return trouble
 
 
 def extend(folder: Folder, servers: list[Postmaster]) -> None:

@@ -8,7 +8,8 @@ The steps, each of which can be repeated:
 1. begin      the source notes every change of the slot's rows (triggers); the target expects it
 2. copy       pages in order of id, with the place of the next one in the same transaction
 3. catch up   what was noted is written again, until little is left
-4. hand over  under locks: the rest; then the slot's new shard, a higher epoch, and another version of `shard.dag`
+4. hand over  under locks: the rest, with pauses and priorities; then the slot's new shard, a higher epoch, and
+              another version of `shard.dag`. Not while tables or tasks are others than were copied: then 2 again
 5. purge      the source deletes its rows
 
 Writers wait for the locks and then find another version, read the map again, and go to the target. Rows of the slot

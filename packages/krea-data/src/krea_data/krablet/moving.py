@@ -11,8 +11,9 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.types.json import Jsonb
 
-from krea_data.krablet.clone import Shape, clone_tables, moving_tables
+from krea_data.krablet.clone import Shape, clone_controls, clone_tables, moving_tables
 from krea_data.krablet.connection import passing
+from krea_data.krablet.dag import load
 from krea_data.krablet.errors import KrabletError, ShardDown
 from krea_data.krablet.opening import without_password
 from krea_data.krablet.shards import Shards
@@ -46,7 +47,7 @@ Report = Callable[[Moved], None]
 
 
 class _Again(Exception):  # noqa: N818 - never seen outside of this file
-    """Tables or tasks have come since; take them in and try again."""
+    """Tables, columns or tasks have come since; take them in and try again."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -66,6 +67,7 @@ class Mover:
     pause_s: float = 0.0
     since: float = field(default_factory=time.monotonic)
     tables: dict[str, Shape] = field(default_factory=dict)
+    tasks: tuple[object, ...] = ()  # what the source's tasks are
     target_dag: int = -1
 
     @property
@@ -150,6 +152,7 @@ class Mover:
     def _equip(self, source: Connection, target: Connection) -> None:
         """Have changes noted in all tables that there are, and give the target the same tables and tasks."""
         self._check_mine(source)
+        self.tasks = _tasks(source)
         self.tables = {shape.name: shape for shape in moving_tables(source)}
         take_notes(source, self.tables.values())
         clone_tables(source, target)
@@ -196,6 +199,7 @@ class Mover:
             with source.transaction():
                 self._lock(source)
                 self._send_rest(source, target)
+                clone_controls(source, target)
                 _raise_tokens(source, target)
                 self._give_away(source)
         except _Again:
@@ -220,7 +224,7 @@ class Mover:
         self._check_mine(source)
         names = sql.SQL(", ").join(map(sql.Identifier, self.tables))
         source.execute(sql.SQL("lock table {} in share row exclusive mode").format(names))
-        if {shape.name for shape in moving_tables(source)} != self.tables.keys():
+        if {shape.name: shape for shape in moving_tables(source)} != self.tables or _tasks(source) != self.tasks:
             raise _Again
 
     def _send_rest(self, source: Connection, target: Connection) -> None:
@@ -263,6 +267,12 @@ class Mover:
             source.execute("select from shard for update")  # no task may come and fill its queue
             purge(source, moving_tables(source), self.slot)
             source.execute("delete from away where slot = %s and not incoming", (self.slot,))
+
+
+def _tasks(source: Connection) -> tuple[object, ...]:
+    """What a change of the shard's tasks changes, but for controls, which go along at the very end."""
+    dag = load(source)
+    return dag.after, dag.queued, dag.columns, dag.indexed
 
 
 def _raise_tokens(source: Connection, target: Connection) -> None:

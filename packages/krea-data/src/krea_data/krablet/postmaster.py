@@ -27,8 +27,13 @@ _SETTINGS = {
     "jit": "off",
 }
 _STOP_S = 60
-_QUICK_DEATHS = 3  # this often in a row a server may die at once before we give up
+_QUICK_DEATHS = 3  # this often in a row a server may die at once before we give up, or begin to pause
 _QUICK_S = 10
+_PAUSES_S = 0.5, 30.0  # between two starts, first and longest
+_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+_ASKED_TO_END = "shutdown request"
+_FULL = "No space left on device"
+_ROOM_BYTES = 1 << 16  # with less, not even the log can say so
 # After the death of a postmaster its other processes may need a moment to notice; then the data folder is free.
 _LEFT_OVER = ("pre-existing shared memory block", "already exists")
 _LEFT_OVER_S = 60
@@ -46,20 +51,32 @@ class Postmaster:
     user: Account
     sockets: Path
     port: int
+    trouble: str = field(init=False, default="")  # why it is down for longer, in one sentence
     _child: subprocess.Popen[Any] | None = field(init=False, default=None)
     _handle: int | None = field(init=False, default=None)
     _started: float = field(init=False, default=float("-inf"))
     _first_try: float = field(init=False, default=float("-inf"))
-    _deaths: int = field(init=False, default=0)
+    _due: float | None = field(init=False, default=None)  # when to start it again
+    _deaths: int = field(init=False, default=0)  # since it was last ready
+    _failures: int = field(init=False, default=0)  # those of them that were its own
+    _last: int = field(init=False, default=0)  # the process number of the last that was started
+    _code: int = field(init=False, default=0)  # with which that ended
+    _ready: bool = field(init=False, default=False)  # whether that answered
+    _answered: bool = field(init=False, default=False)  # whether any did
     _said_from: int = field(init=False, default=0)
 
     def ensure(self) -> None:
-        """Have it running, or on its way; `ServerError` once that is hopeless."""
+        """Have it running, or on its way, or due to be started after a pause; `ServerError` once that is hopeless."""
         if self.running():
+            self._note_ready()
             if (self.sockets / f".s.PGSQL.{self.port}").exists() or not self._has_listened():
                 return
             self.stop()  # somebody cleaned up the sockets: nobody can connect any more
-        self._count_death()
+        if self._due is None:
+            self._due = time.monotonic() + self._pause_after_death()
+        if time.monotonic() < self._due:
+            return
+        self._due = None
         self._create()
         self._start()
 
@@ -68,7 +85,7 @@ class Postmaster:
         if self._child is not None:
             if self._child.poll() is None:
                 return True
-            self._child = None
+            self._code, self._child = self._child.returncode, None
         return self._is_mine(self._pid())
 
     def stop(self) -> None:
@@ -93,17 +110,50 @@ class Postmaster:
     def _pid(self) -> int:
         return _pid_in(self.data / "postmaster.pid")
 
-    def _count_death(self) -> None:
-        """Notice that it died before it was ready, and give up after some times."""
+    def _note_ready(self) -> None:
+        """Notice that it answers, or answered before it died: its lock file says so, wherever it writes its log."""
+        if self._ready:
+            return
+        try:
+            lines = (self.data / "postmaster.pid").read_text("utf-8").splitlines()
+        except OSError:
+            return
+        if len(lines) > 7 and lines[7].strip() == "ready" and str(self._last) in ("0", lines[0]):
+            self._get_well()
+
+    def _get_well(self) -> None:
+        self._ready = self._answered = True
+        self._deaths = self._failures = 0
+        self.trouble = ""
+
+    def _pause_after_death(self) -> float:
+        """For how long to wait before the next start.
+
+        `ServerError` after some starts in a row that failed before it answered. A start that somebody else ended is
+        none of them, nor one that a full disk ended where it has answered before.
+        """
         said = self._said() if self._started > float("-inf") else ""
-        if _READY in said or time.monotonic() - self._started > _QUICK_S:
-            self._deaths, self._first_try = 0, time.monotonic()
-            return
+        if self._last:
+            self._note_ready()
+        if _READY in said:
+            self._get_well()
+        full = self._answered and (_FULL in said or _is_full(self.log.parent))
+        if self._ready or (time.monotonic() - self._started > _QUICK_S and not full):
+            self._deaths, self._failures, self._first_try = 0, 0, time.monotonic()
+            return 0.0
         if any(phrase in said for phrase in _LEFT_OVER) and time.monotonic() - self._first_try < _LEFT_OVER_S:
-            return
+            return 0.0
+        killed = -self._code in _FROM_OUTSIDE or _ASKED_TO_END in said
         self._deaths += 1
-        if self._deaths >= _QUICK_DEATHS:
-            raise ServerError(f"the server of {self.data} does not start: {_reason(said, self.log)}")
+        self._failures += not (killed or full)
+        reason = f"somebody ends it (its log is {self.log})" if killed else _reason(said, self.log)
+        if self._failures >= _QUICK_DEATHS:
+            raise ServerError(f"the server of {self.data} does not start: {reason}")
+        if self._deaths < _QUICK_DEATHS:
+            return 0.0
+        self.trouble = f"the server of {self.data} does not start, and is tried again while it is used: {reason}"
+        first_s, longest_s = _PAUSES_S
+        return min(first_s * 2 ** min(self._deaths - _QUICK_DEATHS, 10), longest_s)
 
     def _create(self) -> None:
         """Initialise the data folder whole or not at all."""
@@ -143,6 +193,7 @@ class Postmaster:
         with self.log.open("ab") as log:
             self._child = subprocess.Popen([*command, *settings], **self._popen(log))
         self._started = time.monotonic()
+        self._last, self._code, self._ready = self._child.pid, 0, False
 
     def _seen_as(self, folder: Path) -> str:
         """The folder's path for the account. Where it may not go (below /root, say) it is handed an open folder."""
@@ -211,9 +262,15 @@ def _exists(pid: int) -> bool:
     return True
 
 
+def _is_full(place: Path) -> bool:
+    return shutil.disk_usage(place).free < _ROOM_BYTES
+
+
 def _reason(said: str, log: Path) -> str:
-    """The sentence in a log that says why."""
+    """The sentence in a log that says why; a disk may be so full that there is none."""
     lines = re.findall(r"(?:FATAL|PANIC|initdb: error|postgres: error|postgres): +(.+)", said) or said.splitlines()
     reason = lines[-1].strip() if lines else "it said nothing"
-    full = next((line for line in lines if "No space left on device" in line), None)
+    full = next((line for line in lines if _FULL in line), None)
+    if full is None and _is_full(log.parent):
+        full = f"there is no room in {log.parent}"
     return f"the disk is full; make room there ({full})" if full else f"{reason} (its log is {log})"

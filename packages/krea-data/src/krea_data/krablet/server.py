@@ -128,7 +128,8 @@ def _wait_for_answers(folder: Folder, dsns: tuple[str, ...], timeout_s: float) -
                 said = folder.error if folder.error.exists() else folder.log
                 raise ServerError(_last_line(said) or _guess(folder.root))
             if time.monotonic() > deadline:
-                raise ServerError(f"the server in {folder.root} did not answer within {timeout_s:g} s: {refused}")
+                why = _last_line(folder.error) or refused
+                raise ServerError(f"the server in {folder.root} did not answer within {timeout_s:g} s: {why}")
             time.sleep(pause_s)
             pause_s = min(1.5 * pause_s, 0.5)
 

@@ -12,7 +12,7 @@ from uuid import UUID
 from psycopg import Connection, sql
 from psycopg.types.json import Jsonb
 
-from krea_data.krablet.clone import Shape
+from krea_data.krablet.clone import Shape, moving_tables
 from krea_data.krablet.errors import KrabletError
 
 __all__ = ["Incoming", "copy_page", "drop_notes", "purge", "replay", "take_notes"]
@@ -96,7 +96,8 @@ def replay(
 ) -> int | None:
     """Write again what was noted, and return how many notes these were; call it until there are none.
 
-    None, and nothing done, where the target's tasks are no longer those of `target_dag`.
+    None, and nothing done, where the target's tasks are no longer those of `target_dag`, or, without that, where the
+    tables are no longer these; who gives it has locked them.
     """
     notes = source.execute(
         "select n, name, id from change where slot = %s order by n limit %s", (way.slot, _CHANGES)
@@ -104,6 +105,8 @@ def replay(
     changed: dict[str, set[str | None]] = {}
     for _, name, row_id in notes:
         changed.setdefault(name, set()).add(row_id)
+    if changed and target_dag is None and {shape.name: shape for shape in moving_tables(source)} != tables:
+        return None  # tables were looked up after the notes: a value in a new column is noted after that column came
     with target.transaction():
         way.fence(target)
         if target_dag is not None and target.execute("select dag from shard for share").fetchone() != (target_dag,):

@@ -51,7 +51,7 @@ def set_columns(connection: Connection, task: str, wanted: Mapping[str, str], in
     known: dict[str, str] = row[0] if row is not None else {}
     ready: list[str] = row[1] if row is not None else []
     new = lacking(known, wanted)
-    steps = [sql.SQL("drop column if exists {}").format(column(name)) for name in new if name in known]
+    steps = [sql.SQL("drop column if exists {}").format(column(name)) for name in new]  # also one that nobody knows of
     steps += [_added(name, kind) for name, kind in new.items()]
     if steps:
         connection.execute(sql.SQL("alter table {} ").format(result(task)) + sql.SQL(", ").join(steps))

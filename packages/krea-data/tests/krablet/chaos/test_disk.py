@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from krea_data.krablet import Krablet, KrabletError, ShardDown, up
+from krea_data.krablet import Krablet, KrabletError, ServerError, ShardDown, up
 from krea_data.krablet.folder import Folder
 from krea_data.krablet.funnel_client import Ack, FunnelClient
 from krea_data.rows import Row
@@ -130,14 +130,25 @@ def test_a_full_server(
             eat(krablet, added)
         assert isinstance(caught.value, ShardDown)
         assert "\n" not in str(caught.value)
-        if eat is eat_log:  # it starts again and again, until its keeper gives up
-            wait_for(Folder(cluster.root).error.exists, "the keeper goes on")
-            assert "the disk is full; make room there" in Folder(cluster.root).error.read_text()
+        folder = Folder(cluster.root)
+        if eat is eat_log:  # the server falls, and cannot start again until there is room
+            wait_for(lambda: said(folder), "the keeper says nothing")
+            assert said(folder).count("\n") == 1
+            assert "is tried again while it is used: the disk is full; make room there" in said(folder)
+            assert folder.kept()
+            with pytest.raises(ServerError, match=r"did not answer within 0\.5 s: .*the disk is full; make room there"):
+                up(cluster.root, timeout_s=0.5)
         ballast.unlink()
-        with up(place / "cluster") as again:  # where the server itself fell, its keeper is another one
-            assert again.dsns == cluster.dsns
-            wait_for(lambda: goes_on(krablet, added), "it does not go on")
-            assert {row.id for row in krablet.scan()} >= set(added)
+        wait_for(lambda: goes_on(krablet, added), "it does not go on")
+        assert {row.id for row in krablet.scan()} >= set(added)
+        wait_for(lambda: not folder.error.exists(), "the keeper does not take back what it said")
+        if eat is eat_log:
+            assert folder.log.read_text().count("the disk is full") == 1
+
+
+def said(folder: Folder) -> str:
+    """What is wrong with the servers of the folder."""
+    return folder.error.read_text() if folder.error.exists() else ""
 
 
 def goes_on(krablet: Krablet, added: list[str]) -> bool:

@@ -43,7 +43,6 @@ class Client:
         self._hello = pack(Kind.HELLO, {"protocol": PROTOCOL, "token": token, "client": name})
         self._tls, self._body_bytes = tls, body_bytes
         self._link: Link | None = None
-        self._welcome: asyncio.Future[None] | None = None
         self._waiting: dict[int, tuple[Link, asyncio.Future[Any] | _Parts]] = {}
         self._last = 0
         self._connecting = asyncio.Lock()
@@ -73,15 +72,17 @@ class Client:
     async def call(self, verb: str, /, **args: Any) -> Any:
         """The verb's answer, or its error. Sent once: `Broken` leaves open whether it was done."""
         link = await self.reach()
-        call, future = self._next(), asyncio.get_running_loop().create_future()
+        call, future, began = self._next(), asyncio.get_running_loop().create_future(), time.monotonic()
         frame = pack(Kind.CALL, [call, verb, args], self._body_bytes)
         self._waiting[call] = link, future
         try:
             link.send(frame)
-            await link.drained()
             async with asyncio.timeout(self.timeout_s):
+                await link.drained()
                 return await future
         except TimeoutError as error:
+            if link.heard < began:  # maybe nothing passes this line any more, although nobody has closed it
+                link.abort(f"nothing came for {self.timeout_s} s")
             raise Broken(f"{self.address} did not answer {verb} within {self.timeout_s} s") from error
         finally:
             del self._waiting[call]
@@ -123,20 +124,21 @@ class Client:
                 link.send(pack(Kind.CANCEL, [call]))
 
     async def reach(self) -> Link:
-        """The live connection, made if need be."""
+        """The live connection, made if need be; who waits for the try of another spends patience on that."""
+        deadline = time.monotonic() + self.patience_s
         async with self._connecting:
             if self._closed:
                 raise Broken("this client is closed; make another one")
             if self._link is not None and self._link.alive:
                 return self._link
-            self._link = await self._patiently()
+            self._link = await self._patiently(deadline)
             return self._link
 
-    async def _patiently(self) -> Link:
-        deadline, pause_s = time.monotonic() + self.patience_s, _PAUSE_S[0]
+    async def _patiently(self, deadline: float) -> Link:
+        pause_s = _PAUSE_S[0]
         while True:
             try:
-                return await self._dial()
+                return await self._dial(max(1.0, deadline - time.monotonic()))
             except (OSError, Broken, Busy) as error:
                 if isinstance(error, ssl.SSLError):
                     raise Broken(f"no secure connection to {self.address}: {error}") from error
@@ -145,18 +147,18 @@ class Client:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _PAUSE_S[1])
 
-    async def _dial(self) -> Link:
+    async def _dial(self, timeout_s: float) -> Link:
         loop = asyncio.get_running_loop()
-        self._welcome = loop.create_future()
         link = Link(self._frame, self._lost, self._body_bytes)
-        async with asyncio.timeout(max(1.0, self.patience_s)):
+        link.welcome = loop.create_future()
+        async with asyncio.timeout(timeout_s):
             if self._port < 0:
                 await loop.create_unix_connection(lambda: link, self._host)
             else:
                 await loop.create_connection(lambda: link, self._host, self._port, ssl=self._tls)
             link.send(self._hello)
             try:
-                await self._welcome
+                await link.welcome
             except BaseException:
                 link.close()
                 raise
@@ -164,8 +166,8 @@ class Client:
 
     def _frame(self, link: Link, kind: Kind, body: Any) -> None:
         if kind is Kind.WELCOME:
-            if self._welcome is not None and not self._welcome.done():
-                self._welcome.set_result(None)
+            if link.welcome is not None and not link.welcome.done():
+                link.welcome.set_result(None)
             return
         call = body[0]
         if kind is Kind.FAIL and call == 0:
@@ -185,33 +187,28 @@ class Client:
             if kind is Kind.REPLY:
                 waiting.set_result(body[1])
             elif kind is Kind.FAIL:
-                waiting.set_exception(restored(*body[1:]))
+                _failed(waiting, restored(*body[1:]))
             else:
-                waiting.set_exception(RpcError("this verb streams its answer; use stream"))
+                _failed(waiting, RpcError("this verb streams its answer; use stream"))
                 link.send(pack(Kind.CANCEL, [call]))
 
     def _goodbye(self, link: Link, error: Exception) -> None:
         """The server ends the connection and says why."""
-        if self._welcome is not None and not self._welcome.done():
-            self._welcome.set_exception(error)
-        else:
+        if not _failed(link.welcome, error):
             link.reason = str(error)
         link.close()
 
     def _lost(self, link: Link) -> None:
         why = f"the connection to {self.address} was lost" + (f": {link.reason}" if link.reason else "")
-        if self._welcome is not None and not self._welcome.done():
-            self._welcome.set_exception(Broken(why))
+        _failed(link.welcome, Broken(why))
         self._break(link, why)
 
     def _break(self, link: Link, why: str) -> None:
-        for on, waiting in self._waiting.values():
-            if on is not link:
-                continue
+        for waiting in [waiting for on, waiting in self._waiting.values() if on is link]:
             if isinstance(waiting, asyncio.Queue):
                 waiting.put_nowait((None, Broken(why)))
-            elif not waiting.done():
-                waiting.set_exception(Broken(why))
+            else:
+                _failed(waiting, Broken(why))
 
     def _next(self) -> int:
         self._last += 1
@@ -283,6 +280,15 @@ class Remote:
                     raise
                 self._thread, self._client = thread, client
             return self._thread, self._client
+
+
+def _failed(future: "asyncio.Future[Any] | None", error: Exception) -> bool:
+    """End a future for which maybe nobody waits any more; False where it has ended."""
+    if future is None or future.done():
+        return False
+    future.set_exception(error)
+    future.exception()
+    return True
 
 
 async def _next(values: AsyncGenerator[Any, None]) -> Any:

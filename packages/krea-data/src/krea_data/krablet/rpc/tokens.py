@@ -1,4 +1,4 @@
-"""Who may do what: named secrets with scopes, kept as hashes in a JSON file that only its owner may read."""
+"""Who may do what: named secrets with scopes, kept as hashes in a JSON file that only its owner and group may read."""
 
 import hashlib
 import hmac
@@ -110,13 +110,25 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def _read(path: Path) -> dict[str, tuple[str, frozenset[str]]]:
     try:
-        text = path.read_text()
+        with path.open() as file:
+            _check_private(path, os.fstat(file.fileno()))
+            text = file.read()
     except FileNotFoundError:
         return {}
-    if path.stat().st_mode & 0o077:
-        raise ValueError(f"others may read the tokens in {path}; run chmod 600 on it")
     try:
         tokens: dict[str, Any] = json.loads(text)["tokens"]
         return {name: (str(token["sha256"]), frozenset(map(str, token["scopes"]))) for name, token in tokens.items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no tokens: {error}; make it by adding a token") from error
+
+
+def _check_private(path: Path, found: os.stat_result) -> None:
+    """ValueError where strangers may read the file, or anybody but its owner may write it.
+
+    A group may read the file of root, or ours: so Kubernetes mounts the secrets of a pod with an fsGroup.
+    """
+    trusted = found.st_uid in (0, os.geteuid())
+    if found.st_mode & (0o037 if trusted else 0o077):
+        raise ValueError(
+            f"others may read the tokens in {path}, or change them; run chmod 600 on it, or 640 for its group"
+        )

@@ -16,6 +16,7 @@ Times travel as msgpack timestamps and come out in UTC.
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
@@ -88,6 +89,8 @@ class Link(asyncio.Protocol):
     ) -> None:
         self.transport: asyncio.Transport | None = None
         self.reason = ""  # why the link was cut, if this side cut it
+        self.welcome: asyncio.Future[None] | None = None  # for which a client waits that has just connected
+        self.heard = 0.0  # when something last came, by time.monotonic
         self.held = False  # frames wait in the buffer until `release`
         self._on_frame, self._on_lost, self._on_made = on_frame, on_lost, on_made
         self._limit = limit
@@ -108,6 +111,7 @@ class Link(asyncio.Protocol):
             self._on_made(self)
 
     def data_received(self, data: bytes) -> None:
+        self.heard = time.monotonic()
         self._buffer += data
         self._parse()
 
