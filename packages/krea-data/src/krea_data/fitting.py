@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, sqrt
+from math import log
 
 from PIL import Image
 
@@ -20,18 +20,17 @@ class Size:
 def sizes(side_px: int, *, step_px: int = 16, most: float = 2.0) -> list[Size]:
     """Sizes with about `side_px`² pixels and aspects from 1 / `most` to `most`, in order of width.
 
-    For each width of a lying picture the height that comes nearest, and the same upright. ValueError unless a square
-    fits.
+    For each length of the shorter side the longer one that comes nearest. ValueError unless a square fits.
     """
     if step_px < 1 or side_px < step_px or side_px % step_px or most < 1:
         raise ValueError(
             f"side {side_px} px must be a multiple of the step {step_px} px, and the aspect {most:g} at least 1"
         )
     found: set[Size] = set()
-    for width in range(side_px, int(side_px * sqrt(most)) + step_px, step_px):
-        height = max(step_px, round(side_px**2 / width / step_px) * step_px)
-        if width <= most * height:
-            found |= {Size(width, height), Size(height, width)}
+    for short in range(step_px, side_px + 1, step_px):
+        long = round(side_px**2 / short / step_px) * step_px
+        if long <= most * short:
+            found |= {Size(long, short), Size(short, long)}
     return sorted(found)
 
 
