@@ -11,6 +11,7 @@ import hashlib
 import json
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from krea_data.krablet.pluck.question import Job, Limits, Question
 __all__ = ["measured"]
 
 BATCH, WORKERS, RANGES = 256, 2, 16
+_SELF = [sys.modules[__name__]]
 _FIRST = "select id, blob, meta from images order by id limit %s"
 _NEXT = "select id, blob, meta from images where id > %s order by id limit %s"
 _RANGE = "select id, blob, meta from images where id > %s and (%s::text is null or id <= %s) order by id"
@@ -54,7 +56,7 @@ def empty(rows: Sequence[Any]) -> list[dict[str, Any]]:
 
 def measured(dsns: Sequence[str], quick: bool = False, rows: int = 1_000_000) -> dict[str, float]:
     """The figures, by name; fills empty shards with rows of its own."""
-    count, rounds = (3000, 1) if quick else (rows, 2)
+    count, rounds = (3000, 1) if quick else (rows, 3)
     with tempfile.TemporaryDirectory() as folder, Krablet(dsns) as krablet:
         key_file = make_key(Path(folder) / "key")
         _fill(krablet, count)
@@ -66,11 +68,10 @@ def measured(dsns: Sequence[str], quick: bool = False, rows: int = 1_000_000) ->
             "dask_2": lambda: _dask(_ranges(krablet)),
         }
         times: list[dict[str, float]] = [
-            {name: _timed(way, count) for name, way in ways.items()} for _ in range(rounds)
+            {"planning": _planned(krablet)} | {name: _timed(way, count) for name, way in ways.items()}
+            for _ in range(rounds)
         ]
-        found = _figures(times, count) | _planned(krablet)
-        found["pluck_planning_share"] = found.pop("planning_s") / statistics.median(one["pluck_2"] for one in times)
-        return found | _stored(krablet, images, count)
+        return _figures(times, count) | _balance(_ranges(krablet)) | _stored(krablet, images, count)
 
 
 def _fill(krablet: Krablet, count: int) -> None:
@@ -105,7 +106,8 @@ def _plain(dsns: Sequence[str]) -> int:
 
 
 def _mapped(images: pluck.Table, into: str, workers: int) -> int:
-    with images.map(nothing, into=into, batch=BATCH, workers=workers, show=False) as handle:
+    # By value: the processes that call it need not import this file, and Dask with it.
+    with images.map(nothing, into=into, batch=BATCH, workers=workers, by_value=_SELF, show=False) as handle:
         return handle.wait().rows
 
 
@@ -139,19 +141,23 @@ def _ranges(krablet: Krablet) -> list[Range]:
     ]
 
 
-def _planned(krablet: Krablet) -> dict[str, float]:
-    """How long it takes to cut, and how even the ranges are."""
+def _planned(krablet: Krablet) -> float:
+    """How long it takes to cut, as a map does while its workers start."""
     _forget(krablet)
     started = time.perf_counter()
-    ranges = _ranges(krablet)
-    seconds = time.perf_counter() - started
+    _ranges(krablet)
+    return time.perf_counter() - started
+
+
+def _balance(ranges: Sequence[Range]) -> dict[str, float]:
+    """How even the ranges are."""
     sizes = []
     for dsn, after, upper in ranges:
         with psycopg.connect(dsn, autocommit=True) as connection:
             sizes.append(connection.execute(_RANGE, (after, upper, upper)).rowcount)
     balance = max(sizes) / statistics.mean(sizes)
-    print(f"{len(sizes)} ranges cut in {1e3 * seconds:.0f} ms, the largest {balance:.3f} of the mean", flush=True)
-    return {"planning_s": seconds, "pluck_balance": balance}
+    print(f"{len(sizes)} ranges, the largest {balance:.3f} of the mean", flush=True)
+    return {"pluck_balance": balance}
 
 
 def _forget(krablet: Krablet) -> None:
@@ -166,7 +172,7 @@ def _stored(krablet: Krablet, images: pluck.Table, count: int) -> dict[str, floa
     for number in shards:
         krablet.guarded(number, lambda c, _: c.execute(_COUNTING))
     started = time.perf_counter()
-    with images.map(empty, into="score", batch=BATCH, workers=WORKERS, show=False) as handle:
+    with images.map(empty, into="score", batch=BATCH, workers=WORKERS, by_value=_SELF, show=False) as handle:
         rows = handle.wait().rows
     seconds = time.perf_counter() - started
     counts = [krablet.guarded(number, lambda c, _: c.execute(_WRITES).fetchone()) or (0, 0) for number in shards]
@@ -192,14 +198,15 @@ def _figures(times: Sequence[dict[str, float]], count: int) -> dict[str, float]:
         return (one[other] / one[name] for one in times)
 
     for name in times[0]:
-        rates = statistics.median(count / one[name] for one in times)
-        print(f"{name:10}{rates:>12,.0f} rows/s", flush=True)
+        seconds = statistics.median(one[name] for one in times)
+        print(f"{name:10}{seconds:>8.2f} s, {1e6 * seconds / count:.2f} us a row", flush=True)
     overhead = statistics.median(1e6 * (one["pluck_1"] - one["plain"]) / count for one in times)
     return {
         "pluck_overhead_us": overhead,
         "pluck_vs_plain": statistics.median(ratios("pluck_1", "plain")),
         "pluck_2_vs_plain": statistics.median(ratios("pluck_2", "plain")),
         "pluck_vs_dask": statistics.median(ratios("pluck_2", "dask_2")),
+        "pluck_planning_share": statistics.median(ratios("pluck_2", "planning")),
     }
 
 

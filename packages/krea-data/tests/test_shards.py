@@ -1,12 +1,17 @@
 import hashlib
+import io
 import json
 import os
 import tarfile
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from krea_data.fitting import Size, fitted
 from krea_data.rows import Result, Row
 from krea_data.shards import Settings, export, index
 from krea_data.testing import MemoryBlobs, picture
+from PIL import Image
 
 
 @pytest.fixture
@@ -118,6 +123,39 @@ def test_each_shard_has_one_size(rows, blobs, tmp_path):
     for record in index(out):
         assert record["shard"].startswith(f"{record['width']}x{record['height']}-")
     assert len(list(out.glob("*.tar"))) == 2
+
+
+def drawn(blobs, number, width, height):
+    """A row whose picture has this size."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(picture(number, 64))).resize((width, height)).save(buffer, "png")
+    row = make(blobs, number)
+    size = {"width": width, "height": height, "format": "PNG"}
+    return replace(row, blob=blobs.put(buffer.getvalue()), results={**row.results, "decode": Result(value=size)})
+
+
+def test_a_stage_gets_its_sizes(blobs, tmp_path):
+    rows = [drawn(blobs, 0, 64, 64), drawn(blobs, 1, 130, 70), drawn(blobs, 2, 40, 90), drawn(blobs, 3, 63, 64)]
+    out = export(rows, blobs, tmp_path / "out", Settings(side_px=64))
+    found = {record["id"]: record for record in index(out)}
+    assert {one: (record["width"], record["height"]) for one, record in found.items()} == {
+        "test/000": (64, 64),
+        "test/001": (80, 48),
+    }
+    for row_id, record in found.items():
+        data = (out / record["shard"]).read_bytes()[record["offset"] : record["offset"] + record["bytes"]]
+        image = Image.open(io.BytesIO(data))
+        assert (image.format, image.size) == ("WEBP", (record["width"], record["height"]))
+        whole = Image.open(io.BytesIO(blobs.get(record["blob"]))).convert("RGB")
+        assert record["from"] == list(whole.size)
+        wanted = np.asarray(fitted(whole, Size(record["width"], record["height"])), dtype=float)
+        assert np.abs(np.asarray(image.convert("RGB"), dtype=float) - wanted).mean() < 6, row_id
+    assert json.loads((out / "about.json").read_text())["too_small"] == 2
+    with pytest.raises(ValueError, match="holds something else"):
+        export(rows, blobs, tmp_path / "out", Settings(side_px=64, quality=80))
+    with pytest.raises(ValueError, match="all 4 pictures are smaller"):
+        export(rows, blobs, tmp_path / "none", Settings(side_px=512))
+    assert contents(export(rows[::-1], blobs, tmp_path / "two", Settings(side_px=64))) == contents(out)
 
 
 def test_attribution_names_everybody(rows, blobs, tmp_path):

@@ -1,5 +1,7 @@
 """Kept rows as shards to train from: shuffled once, one picture size per shard, in tars that WebDataset reads.
 
+For a stage of training pictures can be brought to its sizes here, once, instead of in every epoch (`fitting`).
+
 The folder appears when it is whole. An export that was interrupted goes on after its last whole shard, and the same
 rows, settings and pictures give the same bytes.
 """
@@ -18,9 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from krea_data.fitting import Size, fitted, nearest, sizes
 from krea_data.interfaces import Blobs
 from krea_data.rows import Row
 from krea_data.tasks.caption import captions
+from krea_data.tasks.picture import decode
 
 __all__ = ["INDEX", "Settings", "export", "index"]
 
@@ -30,14 +34,25 @@ _ABOUT = "about.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """How an export is cut: the seed of its order, and how many pictures a shard has at most."""
+    """How an export is cut: the seed of its order, and how many pictures a shard has at most.
+
+    With `side_px` pictures are brought to sizes of about that many pixels squared, multiples of `step_px`, and smaller
+    ones are left out; they are WebP of `quality` then.
+    """
 
     seed: int = 0
     per_shard: int = 1000
+    side_px: int | None = None
+    step_px: int = 16
+    quality: int = 95
 
     def __post_init__(self) -> None:
         if self.per_shard < 1 or self.seed < 0:
             raise ValueError(f"per_shard {self.per_shard} must be at least 1 and seed {self.seed} not negative")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality {self.quality} must be from 1 to 100; 95 is hard to tell from the picture")
+        if self.side_px is not None:
+            sizes(self.side_px, step_px=self.step_px)
 
 
 def _record(row: Row) -> dict[str, Any]:
@@ -53,17 +68,28 @@ def _record(row: Row) -> dict[str, Any]:
     }
 
 
+def _sized(record: dict[str, Any], known: Sequence[Size]) -> dict[str, Any] | None:
+    """The record of the picture at its size for the stage, or None if it is too small."""
+    size = nearest(known, record["width"], record["height"])
+    if size is None:
+        return None
+    taken = {"from": [record["width"], record["height"]], "format": "webp"}
+    return record | taken | {"width": size.width, "height": size.height}
+
+
 def _plan(rows: Iterable[Row], settings: Settings) -> list[tuple[str, list[dict[str, Any]]]]:
     """The shards with their records in order; it depends on the rows and the seed, not on the order of the rows."""
-    sizes: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
+    known = [] if settings.side_px is None else sizes(settings.side_px, step_px=settings.step_px)
+    by_size: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.id):
         missing = [task for task in ("decode", "caption") if not row.kept_by(task)]
         if missing:
             raise ValueError(f"row {row.id} was not kept by {' and '.join(missing)}; export only rows that these keep")
-        record = _record(row)
-        sizes[record["width"], record["height"]].append(record)
+        record = _sized(_record(row), known) if known else _record(row)
+        if record is not None:
+            by_size[record["width"], record["height"]].append(record)
     plan: list[tuple[str, list[dict[str, Any]]]] = []
-    for (width, height), records in sorted(sizes.items()):
+    for (width, height), records in sorted(by_size.items()):
         order = np.random.default_rng([settings.seed, width, height]).permutation(len(records)).tolist()
         for number, start in enumerate(range(0, len(order), settings.per_shard)):
             part = [records[place] for place in order[start : start + settings.per_shard]]
@@ -71,9 +97,10 @@ def _plan(rows: Iterable[Row], settings: Settings) -> list[tuple[str, list[dict[
     return plan
 
 
-def _fingerprint(plan: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> str:
+def _fingerprint(plan: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], settings: Settings) -> str:
     text = json.dumps(plan, ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    made = "" if settings.side_px is None else f" webp {settings.quality}"
+    return hashlib.sha256((text + made).encode()).hexdigest()
 
 
 def _member(archive: tarfile.TarFile, name: str, data: bytes) -> int:
@@ -84,13 +111,22 @@ def _member(archive: tarfile.TarFile, name: str, data: bytes) -> int:
     return archive.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-def _write_shard(path: Path, records: Sequence[Mapping[str, Any]], blobs: Blobs) -> None:
+def _picture(record: Mapping[str, Any], data: bytes, quality: int) -> bytes:
+    """The bytes to be written: those of the blob, unless the record says another size."""
+    if "from" not in record:
+        return data
+    buffer = io.BytesIO()
+    fitted(decode(data)[0], Size(record["width"], record["height"])).save(buffer, "webp", quality=quality)
+    return buffer.getvalue()
+
+
+def _write_shard(path: Path, records: Sequence[Mapping[str, Any]], blobs: Blobs, quality: int) -> None:
     """A tar and, beside it, its part of the index; the tar is renamed last, so where it is, both are whole."""
     lines: list[str] = []
     temporary = path.with_suffix(".new")
     with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
         for number, record in enumerate(records):
-            data = blobs.get(record["blob"])
+            data = _picture(record, blobs.get(record["blob"]), quality)
             described = {key: record[key] for key in ("id", "captions", "meta")}
             offset = _member(archive, f"{number:06d}.{record['format']}", data)
             _member(archive, f"{number:06d}.json", json.dumps(described, ensure_ascii=False).encode())
@@ -124,9 +160,11 @@ def export(
 
     Where `out` holds this very export nothing is done; ValueError if it holds something else.
     """
-    out = Path(out)
+    out, rows = Path(out), list(rows)
     plan = _plan(rows, settings)
-    mark = _fingerprint(plan)
+    if rows and not plan:
+        raise ValueError(f"all {len(rows)} pictures are smaller than the sizes of {settings.side_px} px; lower that")
+    mark = _fingerprint(plan, settings)
     if out.exists():
         about = out / _ABOUT
         if about.is_file() and json.loads(about.read_text("utf-8")).get("fingerprint") == mark:
@@ -137,13 +175,15 @@ def export(
     for done, (name, records) in enumerate(plan):
         on_progress(done, len(plan))
         if not ((work / name).is_file() and (work / name).with_suffix(".jsonl").is_file()):
-            _write_shard(work / name, records, blobs)
+            _write_shard(work / name, records, blobs, settings.quality)
     parts = [work / Path(name).with_suffix(".jsonl") for name, _ in plan]
     (work / INDEX).write_bytes(b"".join(part.read_bytes() for part in parts))
     for part in parts:
         part.unlink()
     pictures = sum(len(records) for _, records in plan)
     about = {"fingerprint": mark, "pictures": pictures, "shards": len(plan), "seed": settings.seed}
+    if settings.side_px is not None:
+        about |= {"side_px": settings.side_px, "too_small": len(rows) - pictures}
     (work / "ATTRIBUTION.md").write_text(_attribution(plan), "utf-8")
     (work / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
     os.replace(work, out)

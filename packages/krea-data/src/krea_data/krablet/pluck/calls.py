@@ -11,8 +11,10 @@ from krea_data.checks import result_text
 from krea_data.krablet.pluck.rows import Raw, parsed
 from krea_data.rows import Result, Row
 
-__all__ = ["Call", "Caller", "Failed", "Here", "Said", "Trouble", "answered", "built", "said", "told"]
+__all__ = ["QUICK_S", "Call", "Caller", "Failed", "Here", "Said", "Trouble", "answered", "built", "said", "told"]
 
+QUICK_S = 0.005
+"""So long a child goes on with further batches of a page: so much of quick ones is done again after a kill."""
 _RESULT_BYTES = 64 << 20
 _TRACE_LETTERS = 8000
 _HERE = os.path.dirname(__file__)
@@ -37,27 +39,27 @@ class Failed(Exception):  # noqa: N818 - reads as what happened
 
 
 class Caller(Protocol):
-    """Calls the function somewhere, one batch at a time."""
+    """Calls the function somewhere, one page at a time."""
 
     def start(self, rows: Sequence[Raw]) -> None:
-        """Hand over a batch."""
+        """Hand over a page: a batch, part of one, or several."""
         ...
 
     def finish(self) -> list[Said]:
-        """Wait for what is said of the batch's rows, or `Failed`."""
+        """Wait for what is said of the first of the page's rows, at least of a batch, or `Failed`."""
         ...
 
 
 class Here:
-    """Calls the function in this process."""
+    """Calls the function in this process, always on one batch."""
 
-    def __init__(self, fn: Call, into: str) -> None:
-        self._fn, self._into = fn, into
+    def __init__(self, fn: Call, into: str, batch: int) -> None:
+        self._fn, self._into, self._batch = fn, into, batch
         self._rows: Sequence[Raw] = ()
 
     def start(self, rows: Sequence[Raw]) -> None:
-        """Take the batch."""
-        self._rows = rows
+        """Take the first batch."""
+        self._rows = rows[: self._batch]
 
     def finish(self) -> list[Said]:
         """Call the function on it."""
@@ -67,7 +69,18 @@ class Here:
             raise Failed(told(error)) from error
 
 
-def answered(caller: Caller, rows: Sequence[Raw], attempts: int = 1) -> list[Said]:
+def answered(caller: Caller, rows: Sequence[Raw], batch: int) -> list[Said]:
+    """What is said of the first rows of a page that was started; where it fails, of its first batch alone."""
+    if len(rows) > batch:
+        try:
+            return caller.finish()
+        except Failed:
+            rows = rows[:batch]
+            caller.start(rows)
+    return _halved(caller, rows, 1)
+
+
+def _halved(caller: Caller, rows: Sequence[Raw], attempts: int) -> list[Said]:
     """What is said of every row of a batch that was started; a batch that fails is halved."""
     try:
         return caller.finish()
@@ -78,7 +91,7 @@ def answered(caller: Caller, rows: Sequence[Raw], attempts: int = 1) -> list[Sai
     found: list[Said] = []
     for part in (rows[:half], rows[half:]):
         caller.start(part)
-        found += answered(caller, part, attempts + 1)
+        found += _halved(caller, part, attempts + 1)
     return found
 
 

@@ -8,12 +8,15 @@ import resource
 import signal
 import struct
 import sys
+import time
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from krea_data.krablet.pluck.calls import Call, Trouble, built, said, told
+from krea_data.krablet.pluck.calls import QUICK_S, Call, Said, Trouble, built, said, told
 from krea_data.krablet.pluck.keys import KEY_FILE
 from krea_data.krablet.pluck.orders import DSNS
-from krea_data.krablet.pluck.rows import parsed
+from krea_data.krablet.pluck.question import Limits
+from krea_data.krablet.pluck.rows import Cells, parsed
 
 __all__ = ["LENGTH", "serve"]
 
@@ -21,11 +24,11 @@ LENGTH = struct.Struct(">Q")
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 
-def serve(parent: int, given: int, told_to: int, blob: bytes, into: str, memory_mb: int | None) -> NoReturn:
+def serve(parent: int, given: int, told_to: int, blob: bytes, into: str, limits: Limits) -> NoReturn:
     """Never returns: whatever happens, this process must not go on as the worker that it is a copy of."""
     try:
-        _settle(parent, (given, told_to), memory_mb)
-        _serve(given, told_to, blob, into)
+        _settle(parent, (given, told_to), limits.memory_mb)
+        _serve(given, told_to, blob, into, limits.batch)
     except BaseException:  # noqa: BLE001 - the worker sees the end of the process
         os._exit(70)
     os._exit(0)
@@ -53,7 +56,7 @@ def _settle(parent: int, keep: tuple[int, int], memory_mb: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
 
 
-def _serve(given: int, told_to: int, blob: bytes, into: str) -> None:
+def _serve(given: int, told_to: int, blob: bytes, into: str, batch: int) -> None:
     mine = os.getpid()
     try:
         fn = built(pickle.loads(blob))
@@ -63,17 +66,23 @@ def _serve(given: int, told_to: int, blob: bytes, into: str) -> None:
     _tell(told_to, mine, {"ready": True})
     with open(given, "rb") as batches:
         while head := batches.read(LENGTH.size):
-            rows = pickle.loads(batches.read(LENGTH.unpack(head)[0]))
-            _tell(told_to, mine, _answer(fn, rows, into))
+            columns = pickle.loads(batches.read(LENGTH.unpack(head)[0]))
+            _tell(told_to, mine, _answer(fn, [*zip(*columns, strict=True)], into, batch))
 
 
-def _answer(fn: Call, rows: Any, into: str) -> dict[str, Any]:
+def _answer(fn: Call, rows: Sequence[Cells], into: str, batch: int) -> dict[str, Any]:
+    """What is said of the first batch, and of those behind it that are answered within the first milliseconds."""
+    found: list[Said] = []
+    until = time.monotonic() + QUICK_S
     try:
-        return {"said": [one.error if isinstance(one, Trouble) else one for one in said(fn, parsed(rows), into)]}
+        while not found or (len(found) < len(rows) and time.monotonic() < until):
+            found += said(fn, parsed(rows[len(found) : len(found) + batch]), into)
     except ModuleNotFoundError as error:
         return {"broken": _lacking(error)}
     except BaseException as error:  # noqa: BLE001 - exit and interrupts too: they are about the rows
-        return {"failed": told(error)}
+        if not found:  # else the batch comes again, as the first
+            return {"failed": told(error)}
+    return {"said": [one.error if isinstance(one, Trouble) else one for one in found]}
 
 
 def _tell(to: int, mine: int, message: dict[str, Any]) -> None:

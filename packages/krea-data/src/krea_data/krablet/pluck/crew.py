@@ -3,9 +3,11 @@
 import contextlib
 import os
 import platform
+import select
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ __all__ = ["Crew"]
 _DEATHS = 20  # in a row, without a page being stored: more than any row that kills its workers needs
 _STOP_S = 30.0
 _LINGER_S = 5.0  # a statement that a killed worker had sent may still lease a range to it
+_LOOK_S = 0.05  # how soon `rest` hears that it is to end
 _PACKAGE = Path(__file__).parents[3]  # where krea_data is imported from
 
 
@@ -45,7 +48,7 @@ class Crew:
     _log: Path | None = None
 
     def start(self, workers: int) -> None:
-        """Start so many more."""
+        """Start so many more, which get ready and wait for `order`."""
         if self._log is None and workers:
             handle, path = tempfile.mkstemp(prefix="pluck-", suffix=".log")
             os.close(handle)
@@ -54,9 +57,27 @@ class Crew:
         for _ in range(workers):
             self._mates.append(self._started())
 
+    def order(self) -> None:
+        """Let those that were started begin: the map is there."""
+        for mate in self._mates:
+            self._order(mate)
+
     def again(self) -> None:
         """Start as many as were started, when all have ended: there is work again."""
-        self._mates += [self._started() for _ in range(self._size)]
+        self._mates += [self._order(self._started()) for _ in range(self._size)]
+
+    def rest(self, pause_s: float, ended: threading.Event) -> None:
+        """Wait for so long, or until all workers have gone of their own accord, or until `ended`."""
+        poll, there = select.poll(), {mate.process.stdin.fileno() for mate in self._mates if mate.process.stdin}
+        for number in there:
+            poll.register(number, 0)  # tells when the other end is gone
+        until = time.monotonic() + pause_s
+        while not ended.is_set() and (left_s := until - time.monotonic()) > 0:
+            for number, _ in poll.poll(1000 * min(left_s, _LOOK_S)):
+                poll.unregister(number)
+                there.discard(number)
+                if not there and all(mate.process.poll() in (None, 0, CANNOT) for mate in self._mates):
+                    return
 
     def tend(self, *, moving: bool) -> int:
         """See to those that ended, and return how many work; `moving`: a page was stored since the last time.
@@ -85,7 +106,7 @@ class Crew:
                         f"{self._deaths} workers in a row ended ({_how(code)}) before a page was stored; what was done"
                         f" is stored, and the map can be resumed. The last words: {self._said()}"
                     )
-                self._mates.append(self._started())
+                self._mates.append(self._order(self._started()))
         return len(self._mates)
 
     def stop(self) -> None:
@@ -122,14 +143,16 @@ class Crew:
                 env={**os.environ, "PYTHONPATH": path},
                 start_new_session=True,  # an interrupt in the terminal is the caller's to handle
             )
-        orders = Orders(
-            name=self.name, dsns=list(self.dsns), worker=name, key_file=str(self.key_file), path=list(sys.path)
-        )
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it ended at once: `tend` says how
-            process.stdin.write(orders.line.encode() + b"\n")
-            process.stdin.flush()
         return _Mate(name, process)
+
+    def _order(self, mate: _Mate) -> _Mate:
+        given = {"name": self.name, "dsns": list(self.dsns), "key_file": str(self.key_file), "path": list(sys.path)}
+        orders = Orders(worker=mate.name, **given)
+        assert mate.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended at once: `tend` says how
+            mate.process.stdin.write(orders.line.encode() + b"\n")
+            mate.process.stdin.flush()
+        return mate
 
     def _said(self) -> str:
         """The last line that any of them wrote."""

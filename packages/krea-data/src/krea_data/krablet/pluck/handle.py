@@ -160,7 +160,7 @@ class Handle:
         pause_s = _SOON_S
         try:
             while not self._looked():
-                self._closing.wait(pause_s)
+                self._crew.rest(pause_s, self._closing)
                 pause_s = min(1.3 * pause_s, _LATER_S)
         except KrabletError as error:
             self._error = error

@@ -60,7 +60,8 @@ class Question:
         if self.high is not None:
             parts.append(sql.SQL(" and i.id < %(high)s"))
         if self.into in dag.after:
-            lacks = " and not exists (select from {} d where d.slot = i.slot and d.id = i.id)"
+            # `offset 0`: a look for each row, and no join whose plan suits the table only while it is empty.
+            lacks = " and not exists (select from {} d where d.slot = i.slot and d.id = i.id offset 0)"
             parts.append(sql.SQL(lacks).format(result(self.into)))
         return sql.Composed(parts), values | {"low": self.low, "high": self.high}
 

@@ -8,71 +8,87 @@ from psycopg import Connection, sql
 
 from krea_data.krablet.dag import Dag, StaleDag
 from krea_data.krablet.names import result
+from krea_data.krablet.plans import aged
 from krea_data.krablet.pluck.question import Question
 from krea_data.rows import Result, Row
 
-__all__ = ["Raw", "Reader", "parsed"]
+__all__ = ["Cells", "Raw", "Reader", "parsed"]
 
+# `offset 0` makes it a look for each row: to join with all results is right only while there are few.
 _PAGE = """
-with picked as materialized (
-  select i.slot, i.id, i.blob, i.meta from images i
-  where i.id > %(after)s {upper} and {wanted} order by i.id limit %(limit)s
-)
-select (select dag from shard), slot, id, picked.blob, picked.meta::text {columns} from picked {joins} order by id"""
-
+select i.slot, i.id, i.blob, i.meta::text, null {columns} from images i {joins}
+where i.id > %(after)s {upper} and {wanted} and (select dag from shard) = {dag} order by i.id limit %(limit)s"""
+_JOIN = """left join lateral (
+  select done_at, value::text, dropped from {table} r where r.slot = i.slot and r.id = i.id offset 0
+) as {alias} on true"""
 
 Found = tuple[tuple[str, str, str | None], ...]
 """(task, value as JSON, reason for dropping) of what tasks found out."""
 
 
+Cells = tuple[int, str, str, str, Found | None]
+"""A row as it goes from process to process."""
+
+
 class Raw(NamedTuple):
-    """A row as it comes, `meta` as JSON. A tuple, since a million of them go from process to process."""
+    """A row as it comes, `meta` as JSON: `Cells` with names."""
 
     slot: int
     id: str
     blob: str
     meta: str
-    results: Found = ()
+    results: Found | None = None
 
 
 class Reader:
-    """Reads the rows that a question asks for. Its SQL is put together once: that costs as much as to run it."""
+    """Reads the rows that a question asks for. Its SQL is put together once: that costs as much as to run it.
+
+    A server keeps its plan of a statement, and results may become many times as many while a map runs: after every
+    doubling of the pages that were read, as well as every few seconds, it is another statement.
+    """
 
     def __init__(self, question: Question) -> None:
         self.question = question
         self._version = -1
         self._tasks: list[str] = []
         self._values: dict[str, Any] = {}
-        self._queries: dict[bool, bytes] = {}  # by whether the range has an end
+        self._queries: dict[bool, str] = {}  # by whether the range has an end
+        self._pages = 0
 
     def read(self, connection: Connection, dag: Dag, *, after: str, upper: str | None, limit: int) -> list[Raw]:
         """Up to `limit` rows with after < id <= upper in order of id, with their results."""
         if dag.version != self._version:
             self._compose(dag)
         given = {**self._values, "after": after, "upper": upper, "limit": limit}
-        found = connection.execute(self._queries[upper is not None], given).fetchall()
-        if found and found[0][0] != dag.version:
+        self._pages += 1
+        query = f"{aged(self._queries[upper is not None])} /* {self._pages.bit_length()} */"
+        found = connection.execute(query.encode(), given).fetchall()
+        if not found and connection.execute("select dag from shard").fetchone() != (dag.version,):
             raise StaleDag
         if not self._tasks:
-            return [Raw._make((*line[1:], ())) for line in found]
-        return [Raw._make((*line[1:5], _found(self._tasks, line[5:]))) for line in found]
+            return list(map(Raw._make, found))
+        return [Raw._make((*line[:4], _found(self._tasks, line[5:]))) for line in found]
 
     def _compose(self, dag: Dag) -> None:
         wanted, self._values = self.question.condition(dag)
         self._tasks = [task for task in dag.after if task != self.question.into]  # rows with that are passed over
         tables = [(sql.Identifier(f"r{number}"), result(task)) for number, task in enumerate(self._tasks)]
-        columns = [sql.SQL(", {0}.done_at, {0}.value::text, {0}.dropped").format(alias) for alias, _ in tables]
-        joins = [sql.SQL(" left join {} as {} using (slot, id)").format(table, alias) for alias, table in tables]
+        columns = [sql.SQL(", {0}.done_at, {0}.value, {0}.dropped").format(alias) for alias, _ in tables]
+        joins = [sql.SQL(_JOIN).format(table=table, alias=alias) for alias, table in tables]
         # An end that may be null would keep the index from stopping there.
         for ends, upper in ((False, sql.SQL("")), (True, sql.SQL("and i.id <= %(upper)s"))):
             query = sql.SQL(_PAGE).format(
-                upper=upper, wanted=wanted, columns=sql.Composed(columns), joins=sql.Composed(joins)
+                upper=upper,
+                wanted=wanted,
+                dag=sql.Literal(dag.version),
+                columns=sql.Composed(columns),
+                joins=sql.SQL(" ").join(joins),
             )
-            self._queries[ends] = query.as_bytes(None)
+            self._queries[ends] = query.as_string(None)
         self._version = dag.version
 
 
-def parsed(rows: Sequence[Raw]) -> list[Row]:
+def parsed(rows: Sequence[Cells]) -> list[Row]:
     """The rows as functions get them."""
     metas = json.loads(f"[{','.join([row[3] for row in rows])}]")  # at once: half the time
     return [

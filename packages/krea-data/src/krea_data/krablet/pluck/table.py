@@ -81,11 +81,16 @@ class Table:
         key_file = key_path(self.krablet.dsns, self.key_file)
         signed = pickled(fn, load_key(key_file), by_value)
         job = Job(name=name or question.name, question=question, limits=limits, fn=signed.sha256)
-        self.krablet.guarded(0, lambda c, _: store(c, signed))
-        begin(self.krablet, job, _parts(self.krablet, count))
-        dsns = list(self.krablet.dsns)
-        crew = Crew(name=job.name, dsns=dsns, key_file=key_file.absolute(), lost=lost(self.krablet, job.name))
-        crew.start(count)
+        crew = Crew(name=job.name, dsns=(), key_file=key_file.absolute(), lost=lost(self.krablet, job.name))
+        try:
+            crew.start(count)  # to import takes longer than to plan
+            self.krablet.guarded(0, lambda c, _: store(c, signed))
+            begin(self.krablet, job, _parts(self.krablet, count))
+        except BaseException:
+            crew.stop()
+            raise
+        crew.dsns = list(self.krablet.dsns)  # by now with those of the newest shards
+        crew.order()
         return Handle(self.krablet, job, crew, board() if show else Nothing())
 
 
@@ -109,7 +114,7 @@ def map_here(
         if report is not None and step != Mapped():
             report(step)
 
-    Worker(table, job, uuid.uuid4().hex, report=heard).work(Here(fn, question.into))
+    Worker(table, job, uuid.uuid4().hex, report=heard).work(Here(fn, question.into, batch))
     return total
 
 

@@ -1,7 +1,8 @@
 """The work of one worker: lease a range, go through it page by page, take another, in the end a part of another's.
 
 The next page is read while the function works on this one, but handed to it only when this one is stored: a worker that
-is killed repeats at most one page.
+is killed repeats at most one page. A page is a batch, or several where the function gets through them in milliseconds:
+to store each of these costs more than to call it.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ from typing import TypeVar
 import psycopg
 
 from krea_data.krablet.answers import Answer
-from krea_data.krablet.pluck.calls import Caller, Said, Trouble, answered
+from krea_data.krablet.pluck.calls import QUICK_S, Caller, Said, Trouble, answered
 from krea_data.krablet.pluck.maps import sweep
 from krea_data.krablet.pluck.plan import largest, steal
 from krea_data.krablet.pluck.question import Job
@@ -24,7 +25,8 @@ from krea_data.krablet.table import Krablet
 __all__ = ["Done", "Mapped", "Stopped", "Worker"]
 
 T = TypeVar("T")
-_POLL_S = 0.1
+_POLL_S, _LONGEST_POLL_S = 0.01, 0.1
+_PAGE_ROWS = 1024  # of quick batches
 _SYNC_S = 0.2  # so much of quick pages may be done again after a crash of the server
 _CRASHES = 4  # of workers at the same row alone, then the row is to blame
 _SHRINK = 3  # every crash divides the page by 2 to this
@@ -92,7 +94,7 @@ class Worker:
 
     def _next(self) -> tuple[int, Span] | None:
         """A free range, or half of another worker's, or None when all are done."""
-        job = self.job
+        job, pause_s = self.job, _POLL_S
         while True:
             if self._leave():
                 raise Stopped
@@ -109,7 +111,8 @@ class Worker:
                 raise Stopped
             if (stolen := self._stolen()) is not None:
                 return stolen
-            time.sleep(_POLL_S)
+            time.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, _LONGEST_POLL_S)
 
     def _stolen(self) -> tuple[int, Span] | None:
         sizes = self._each(lambda c: largest(c, self.job))
@@ -121,26 +124,39 @@ class Worker:
 
     def _walk(self, caller: Caller, number: int, span: Span) -> None:
         """Work through a range until it ends or somebody else has it."""
-        rows, more = self._read(number, span, span.cursor, self._limit(span))
+        size = self._limit(span)
+        rows, more = self._read(number, span, span.cursor, size)
         while True:
-            said, after = [], []
-            if rows:
-                condemned = span.crashes >= _CRASHES and len(rows) == 1
+            page, said = rows[:size], []
+            if page:
+                started = time.monotonic()
+                condemned = span.crashes >= _CRASHES and len(page) == 1
                 if not condemned:
-                    caller.start(rows)
-                if more:
-                    after, more = self._read(number, span, rows[-1].id, self.job.limits.batch)
-                said = [self._condemned(span)] if condemned else answered(caller, rows)
-            rest, running = self._store(number, span, rows, said, after)
+                    caller.start(page)
+                size = max(size, self.job.limits.batch)
+                if more and len(rows) - len(page) < size:
+                    read, more = self._read(number, span, rows[-1].id, size)
+                    rows += read
+                said = [self._condemned(span)] if condemned else answered(caller, page, self.job.limits.batch)
+                size = self._size(size, page, said, time.monotonic() - started)
+            after = rows[len(said) :]
+            rest, running = self._store(number, span, page[: len(said)], said, after)
             if rest is None:
                 return
             if not running:
                 raise Stopped
-            span = rest
-            kept = [row for row in after if span.upper is None or row.id <= span.upper]
-            rows, more = kept, more and len(kept) == len(after)  # none of them: the range is still to be ended
+            span, rows = rest, after
+            if after and span.upper is not None and after[-1].id > span.upper:  # the rest is another worker's
+                rows, more = [row for row in after if row.id <= span.upper], False
             if self._leave():
                 raise Stopped
+
+    def _size(self, size: int, page: Sequence[Raw], said: Sequence[Said], took_s: float) -> int:
+        """Rows of the next page: more than a batch only while the function is quick."""
+        batch = self.job.limits.batch
+        if len(said) < len(page):
+            return max(batch, len(said))
+        return min(2 * size, max(batch, _PAGE_ROWS)) if len(page) == size and took_s < QUICK_S else size
 
     def _store(
         self, number: int, span: Span, rows: Sequence[Raw], said: Sequence[Said], after: Sequence[Raw]
@@ -176,7 +192,7 @@ class Worker:
             return good, self.table.guarded(number, lambda c, d: advance(c, d, job.name, span, good, **given))
 
     def _page(self, span: Span, rows: Sequence[Raw], said: Sequence[Said], after: Sequence[Raw]) -> Page:
-        pairs = list(zip(rows, said, strict=True))
+        pairs = [(row, one) for row, one in zip(rows, said, strict=True) if one is not None]
         faults = [
             Fault(slot=r.slot, id=r.id, error=s.error, attempts=s.attempts) for r, s in pairs if isinstance(s, Trouble)
         ]

@@ -8,6 +8,7 @@ input, and goes when that is closed. It ends with 3 if it cannot take part, afte
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -34,23 +35,26 @@ _PATIENCE_S = 60.0  # for shards that do not answer when this starts
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Work; returns the exit code."""
+    """Work; returns the exit code. Standard input that is closed without orders means that there is nothing to do."""
     parser = argparse.ArgumentParser(prog="krea_data.krablet.pluck.worker", description="a worker of a map")
     parser.add_argument("name", nargs="?", help="the map's name")
     parser.add_argument("--stdin", action="store_true", help="take orders from standard input")
     options = parser.parse_args(arguments)
     told = _Told(options.stdin)
     try:
-        _work(_orders(options), told.leave)
+        orders = _orders(options)
+        if orders is not None:
+            _work(orders, told.leave)
     except (KrabletError, ValueError, LookupError) as error:
         sys.stderr.write(f"{error.args[0] if error.args else error}\n")
         return CANNOT
     return 0
 
 
-def _orders(options: argparse.Namespace) -> Orders:
+def _orders(options: argparse.Namespace) -> Orders | None:
     if options.stdin:
-        return Orders(**json.loads(sys.stdin.readline()))
+        line = sys.stdin.readline()
+        return Orders(**json.loads(line)) if line else None
     dsns = os.environ.get(DSNS, "").split("\n")
     if not options.name or not any(dsns):
         raise ValueError(f"name the map as the argument, and the DSNs of all shards in {DSNS}, one a line")
@@ -66,7 +70,9 @@ def _work(orders: Orders, leave: Callable[[], bool]) -> None:
             blob = _function(table, job.fn, orders)
             worker = Worker(table, job, orders.worker, leave=leave)
             hand = Hand(blob, job.question.into, job.limits, worker.pulse)
+            gc.freeze()  # what is imported stays: no need to look through it again for every few pages
             try:
+                hand.load()
                 worker.work(hand)
             finally:
                 hand.close()
