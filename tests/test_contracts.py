@@ -18,8 +18,8 @@ from krea_data.blobs import FolderBlobs
 from krea_data.contract_queue import TypedFake
 from krea_data.interfaces import Blobs, Controls, Table, Task, TypedTask, WorkTable
 from krea_data.interfaces import Queues as WorkQueues
-from krea_data.krablet.given import NamedTask
-from krea_data.krablet.remote import RemoteTable
+from krea_data.krablet.readers.given import NamedTask
+from krea_data.krablet.readers.remote import RemoteTable
 from krea_data.krablet.table import Krablet
 from krea_data.loader import ImageBatch
 from krea_data.memory import MemoryTable

@@ -24,7 +24,7 @@ from typing import Any
 import psycopg
 from krea_data.krablet import Krablet, up
 from krea_data.krablet.connection import make_conninfo
-from krea_data.krablet.move import Moved, move
+from krea_data.krablet.moves.move import Moved, move
 from krea_data.rows import Result, Row
 from krea_data.testing import FakeTask
 from psycopg import sql

@@ -26,8 +26,8 @@ from pathlib import Path
 
 import psycopg
 from krea_data.krablet import Krablet, up
-from krea_data.krablet.arrow import batches
 from krea_data.krablet.connection import make_conninfo
+from krea_data.krablet.readers.arrow import batches
 from krea_data.krablet.rpc import Client
 from krea_data.rows import Result
 from krea_data.testing import rows
@@ -289,7 +289,7 @@ def _reader(dsns: Sequence[str], folder: Path) -> Iterator[int]:
 
 
 def _serve(dsns: list[str], address: str) -> None:
-    from krea_data.krablet.reader import run_reader
+    from krea_data.krablet.readers.process import run_reader
 
     def ready(reader: object) -> None:
         print(getattr(reader, "http", None), flush=True)

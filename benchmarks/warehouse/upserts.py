@@ -25,12 +25,12 @@ from typing import Any
 
 import psycopg
 from krea_data.krablet import up
-from krea_data.krablet.flush import store
-from krea_data.krablet.funnel_client import AsyncFunnelClient, FunnelClient
-from krea_data.krablet.funnel_process import run_funnel
-from krea_data.krablet.pieces import Piece, Rows
-from krea_data.krablet.record_tables import declare_record, upsert
-from krea_data.krablet.records import Column, Record
+from krea_data.krablet.funnels.client import AsyncFunnelClient, FunnelClient
+from krea_data.krablet.funnels.flush import store
+from krea_data.krablet.funnels.pieces import Piece, Rows
+from krea_data.krablet.funnels.process import run_funnel
+from krea_data.krablet.records.rules import Column, Record
+from krea_data.krablet.records.tables import declare_record, upsert
 from krea_data.krablet.rpc.loop import new_loop
 from krea_data.krablet.shards import Shards
 

@@ -3,7 +3,8 @@ import time
 
 import pytest
 from krea_data.contract import TableContract
-from krea_data.memory import MemoryTable, allowance
+from krea_data.memory import MemoryTable
+from krea_data.memory_queue import allowance
 from krea_data.testing import FakeTask, rows
 
 

@@ -18,7 +18,7 @@ from krea_data.blobs import FolderBlobs
 from krea_data.interfaces import Blobs, Table, Task
 from krea_data.krablet import Krablet, up
 from krea_data.krablet.connection import patiently
-from krea_data.krablet.folder import Folder, Hold
+from krea_data.krablet.embedded.folder import Folder, Hold
 from krea_data.limits.stages import Stage
 from krea_data.memory import MemoryTable
 from krea_data.rows import Result, Row

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from krea_data.krablet import Krablet, controls, move, up
-from krea_data.krablet.backup import dump
-from krea_data.krablet.binaries import programs
-from krea_data.krablet.check import check, repair
-from krea_data.krablet.dumps import read_manifest
-from krea_data.krablet.metrics import Metrics
-from krea_data.krablet.restore import restore
+from krea_data.krablet import Krablet, up
+from krea_data.krablet.checks.check import check, repair
+from krea_data.krablet.dumps.backup import dump
+from krea_data.krablet.dumps.folder import read_manifest
+from krea_data.krablet.dumps.restore import restore
+from krea_data.krablet.embedded.binaries import programs
+from krea_data.krablet.moves import move
+from krea_data.krablet.queues import controls
+from krea_data.krablet.queues.metrics import Metrics
 from rich.console import Console
 
 from krea_curator import compose, krablet_tables

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from krea_data.krablet import Krablet, ShardDown
-from krea_data.krablet.check import Finding
+from krea_data.krablet.checks.check import Finding
 from psycopg.conninfo import conninfo_to_dict
 from rich.table import Table
 from rich.text import Text

@@ -47,7 +47,9 @@ def krablet_serve(
     Beyond this machine it takes tokens, and should have TLS.
     """
     with plain_errors():
-        from krea_data.krablet.reader import Certificate  # these bring a web server, which other commands do not need
+        from krea_data.krablet.readers.process import (
+            Certificate,  # these bring a web server, which other commands do not need
+        )
 
         from krea_curator.serving import Serving, serve
 

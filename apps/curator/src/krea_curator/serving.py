@@ -15,15 +15,15 @@ from typing import Any
 
 import uvicorn
 from krea_data.krablet import Krablet
-from krea_data.krablet.funnel_service import FunnelService
-from krea_data.krablet.metrics import CONTENT_TYPE, Metrics
-from krea_data.krablet.reader import Certificate, reading
+from krea_data.krablet.funnels.service import FunnelService
+from krea_data.krablet.funnels.spool import Spool
+from krea_data.krablet.queues.metrics import CONTENT_TYPE, Metrics
+from krea_data.krablet.readers.process import Certificate, reading
 from krea_data.krablet.rpc import Tokens
 from krea_data.krablet.rpc import serve as serve_calls
 from krea_data.krablet.rpc.loop import new_loop
 from krea_data.krablet.rpc.wire import parse_address
 from krea_data.krablet.shards import Shards
-from krea_data.krablet.spool import Spool
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response

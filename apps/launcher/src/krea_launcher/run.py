@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from krea_data.krablet.folder import Hold
+from krea_data.krablet.embedded.folder import Hold
 
 __all__ = ["Run", "open_run"]
 

@@ -2,7 +2,7 @@
 
 A row is due for a task when the task has neither answered it nor given it up, and every task in `after` kept it.
 A claim is held while its token is the row's newest and the row is still due. Everything else follows; the krablet
-says the same in SQL and runs the same tests (`krea_data.testing.TableContract`).
+says the same in SQL and runs the same tests (`krea_data.contract.TableContract`).
 """
 
 import json
@@ -10,41 +10,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from krea_data.checks import check_lease, check_limit, check_name, check_priority, check_row, dag_order
 from krea_data.columns import task_columns, task_indexed, typed_text
 from krea_data.interfaces import Task
+from krea_data.memory_queue import Entry, allowance
 from krea_data.rows import Claim, Dead, Result, Row, Stats
 
-__all__ = ["MemoryTable", "allowance"]
+__all__ = ["MemoryTable"]
 
 _LONGEST_WAIT_S = 3600.0  # for another attempt
-
-
-def allowance(limit: int, crashes: int, last: bool) -> int:
-    """How many rows may share a claim with a row that took down `crashes` workers: it ends up alone.
-
-    So a row that kills its worker dies by itself, and the rows that were claimed with it do not die of it.
-    """
-    if not crashes:
-        return limit
-    return 1 if last else max(1, limit >> min(3 * crashes, 60))
-
-
-@dataclass(slots=True)
-class _Entry:
-    """A row's place in a task's queue."""
-
-    order: int
-    due_at: float = float("-inf")
-    held_until: float = float("-inf")
-    attempts: int = 0
-    crashes: int = 0
-    priority: int = 0
-    token: int | None = None
-    worker: str = ""
-    error: str = ""
 
 
 class MemoryTable:
@@ -66,7 +41,7 @@ class MemoryTable:
         self._results: dict[str, dict[str, Result]] = {}
         self._after: dict[str, tuple[str, ...]] = {}
         self._columns, self._paused = dict[str, dict[str, str]](), set[str]()
-        self._queues: dict[str, dict[str, _Entry]] = {}
+        self._queues: dict[str, dict[str, Entry]] = {}
         self._dead: dict[str, dict[str, Dead]] = {}
         self._token = 0
         self.add(rows)
@@ -257,17 +232,17 @@ class MemoryTable:
         kept = all(name in results and results[name].drop is None for name in self._after[task])
         return kept and task not in results and row_id not in self._dead.get(task, {})
 
-    def _entries(self, task: str) -> dict[str, _Entry]:
+    def _entries(self, task: str) -> dict[str, Entry]:
         """The task's queue, brought up to date with the rule of what is due."""
         queue = self._queues.setdefault(task, {})
         due = {row_id for row_id in self._rows if task in self._after and self._is_due(task, row_id)}
         for row_id in queue.keys() - due:
             del queue[row_id]
         for row_id in sorted(due - queue.keys()):
-            queue[row_id] = _Entry(order=len(self._rows) + len(queue))
+            queue[row_id] = Entry(order=len(self._rows) + len(queue))
         return queue
 
-    def _due(self, task: str, now: float) -> list[tuple[str, _Entry]]:
+    def _due(self, task: str, now: float) -> list[tuple[str, Entry]]:
         """The rows that could be claimed, with their places."""
         return [
             (row_id, entry)
@@ -282,7 +257,7 @@ class MemoryTable:
     def _spent(self, attempts: int) -> bool:
         return self.max_attempts is not None and attempts >= self.max_attempts
 
-    def _buried(self, task: str, row_id: str, entry: _Entry) -> bool:
+    def _buried(self, task: str, row_id: str, entry: Entry) -> bool:
         """Set the row aside if it has no attempt left."""
         if not self._spent(entry.attempts):
             return False

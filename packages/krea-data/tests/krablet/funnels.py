@@ -4,8 +4,8 @@ import json
 import sys
 from typing import Any
 
-from krea_data.krablet.funnel_process import run_funnel
-from krea_data.krablet.lane import Limits
+from krea_data.krablet.funnels.lane import Limits
+from krea_data.krablet.funnels.process import run_funnel
 
 
 def main(dsns: list[str], address: str, spool: str | None = None, limits: dict[str, Any] | None = None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from krea_data.krablet import Krablet, up
-from krea_data.krablet import move as moves
+from krea_data.krablet.moves import move as moves
 from krea_data.rows import Result, Row
 from krea_data.testing import FakeTask, rows
 from krea_data.worker import run

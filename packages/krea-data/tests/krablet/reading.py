@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from krea_data.krablet.reader import Reader, reading, run_reader
+from krea_data.krablet.readers.process import Reader, reading, run_reader
 from krea_data.krablet.rpc import Tokens
 from krea_data.krablet.rpc.loop import new_loop
 

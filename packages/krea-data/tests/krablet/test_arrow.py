@@ -1,9 +1,9 @@
 from typing import Any
 
 import pytest
-from krea_data.krablet.arrow import Writer, batches
+from krea_data.krablet.readers.arrow import Writer, batches
+from krea_data.krablet.readers.selects import all_columns
 from krea_data.krablet.rpc import Broken
-from krea_data.krablet.selects import all_columns
 
 
 def pieces_of(count: int, end: bool = True) -> list[bytes]:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from krea_data.krablet import Krablet, backup, dumps, move
-from krea_data.krablet.backup import dump
-from krea_data.krablet.check import check
-from krea_data.krablet.pieces import Rows
-from krea_data.krablet.record_tables import declare_record, upsert
-from krea_data.krablet.records import Column, Record
-from krea_data.krablet.restore import restore
+from krea_data.krablet import Krablet
+from krea_data.krablet.checks.check import check
+from krea_data.krablet.dumps import backup
+from krea_data.krablet.dumps import folder as dumps
+from krea_data.krablet.dumps.backup import dump
+from krea_data.krablet.dumps.restore import restore
+from krea_data.krablet.funnels.pieces import Rows
+from krea_data.krablet.moves import move
+from krea_data.krablet.records.rules import Column, Record
+from krea_data.krablet.records.tables import declare_record, upsert
 from krea_data.rows import Result, Row
 from psycopg import sql
 

@@ -4,12 +4,13 @@ import threading
 from collections.abc import Callable, Sequence
 
 import pytest
-from krea_data.krablet import Krablet, move
-from krea_data.krablet.check import check, repair
-from krea_data.krablet.check_server import warnings
+from krea_data.krablet import Krablet
+from krea_data.krablet.checks.check import check, repair
+from krea_data.krablet.checks.check_server import warnings
 from krea_data.krablet.connection import Shard
-from krea_data.krablet.record_tables import declare_record
-from krea_data.krablet.records import Column, Record
+from krea_data.krablet.moves import move
+from krea_data.krablet.records.rules import Column, Record
+from krea_data.krablet.records.tables import declare_record
 from krea_data.rows import Result, Row
 
 NewDsns = Callable[[int], list[str]]

@@ -7,10 +7,10 @@ from typing import Any
 import psycopg
 import pytest
 from krea_data.krablet import Krablet
-from krea_data.krablet.claim import FRONT, Place, claim_statement
 from krea_data.krablet.dag import Dag
 from krea_data.krablet.migrate import migrate, migrations
 from krea_data.krablet.plans import aged
+from krea_data.krablet.queues.claim import FRONT, Place, claim_statement
 from krea_data.rows import Result, Stats
 from krea_data.testing import FakeTask, rows
 from psycopg import Connection

@@ -2,8 +2,9 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from krea_data.krablet import Krablet, controls
-from krea_data.krablet.bands import bands_of
+from krea_data.krablet import Krablet
+from krea_data.krablet.queues import controls
+from krea_data.krablet.queues.bands import bands_of
 from krea_data.rows import Result
 from krea_data.testing import FakeTask, rows
 

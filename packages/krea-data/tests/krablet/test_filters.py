@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from krea_data.krablet import Krablet
-from krea_data.krablet.filter_sql import compiled
-from krea_data.krablet.filters import parse_field, parse_filter
+from krea_data.krablet.readers.filter_sql import compiled
+from krea_data.krablet.readers.filters import parse_field, parse_filter
 from krea_data.rows import Result, Row
 from krea_data.testing import FakeTask
 from psycopg import sql

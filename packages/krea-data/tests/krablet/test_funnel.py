@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from krea_data.krablet import Funnel, Krablet, ShardDown
 from krea_data.krablet.connection import Shard
-from krea_data.krablet.funnel import latest
+from krea_data.krablet.funnels.funnel import latest
 from krea_data.rows import Result
 from krea_data.testing import rows
 

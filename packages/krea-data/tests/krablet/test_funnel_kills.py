@@ -14,8 +14,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from krea_data.krablet.funnel_client import FunnelClient
-from krea_data.krablet.records import Column, Record
+from krea_data.krablet.funnels.client import FunnelClient
+from krea_data.krablet.records.rules import Column, Record
 from krea_data.krablet.rpc import Remote
 
 pytestmark = pytest.mark.postgres

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from krea_data.krablet.funnel_client import FunnelClient
+from krea_data.krablet.funnels.client import FunnelClient
 from krea_data.krablet.rpc import Caller, Server, serve
 from krea_data.krablet.rpc.loop import LoopThread
 

@@ -13,20 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from krea_data.krablet import Krablet
-from krea_data.krablet.funnel_client import AsyncFunnelClient, FunnelClient
-from krea_data.krablet.funnel_service import FunnelService
-from krea_data.krablet.intake import Order, Request
-from krea_data.krablet.lane import Limits
-from krea_data.krablet.marks import prune_marks
-from krea_data.krablet.move import move
-from krea_data.krablet.pieces import Piece, Rows
-from krea_data.krablet.record_tables import declare_record
-from krea_data.krablet.records import Column, Record
+from krea_data.krablet.funnels.client import AsyncFunnelClient, FunnelClient
+from krea_data.krablet.funnels.intake import Order, Request
+from krea_data.krablet.funnels.lane import Limits
+from krea_data.krablet.funnels.marks import prune_marks
+from krea_data.krablet.funnels.pieces import Piece, Rows
+from krea_data.krablet.funnels.service import FunnelService
+from krea_data.krablet.funnels.spool import Spool
+from krea_data.krablet.funnels.storing import store_routed
+from krea_data.krablet.moves.move import move
+from krea_data.krablet.records.rules import Column, Record
+from krea_data.krablet.records.tables import declare_record
 from krea_data.krablet.rpc import Busy, Remote, Server, serve
 from krea_data.krablet.rpc.loop import LoopThread
 from krea_data.krablet.shards import Shards
-from krea_data.krablet.spool import Spool
-from krea_data.krablet.storing import store_routed
 from krea_data.testing import rows
 
 pytestmark = pytest.mark.postgres

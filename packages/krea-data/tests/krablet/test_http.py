@@ -14,9 +14,9 @@ import pytest
 import trustme
 from krea_data.krablet import Krablet
 from krea_data.krablet.connection import make_conninfo
-from krea_data.krablet.plain import row_of
-from krea_data.krablet.reader import Certificate, Reader
-from krea_data.krablet.reads import Limits
+from krea_data.krablet.readers.plain import row_of
+from krea_data.krablet.readers.process import Certificate, Reader
+from krea_data.krablet.readers.reads import Limits
 from krea_data.krablet.rpc import Refused, Remote, Tokens
 from krea_data.rows import Result
 from krea_data.testing import rows

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 from krea_data.krablet import Krablet
-from krea_data.krablet.metrics import Metrics, exposition
+from krea_data.krablet.queues.metrics import Metrics, exposition
 from krea_data.rows import Result
 from krea_data.testing import FakeTask, rows
 from prometheus_client.parser import text_string_to_metric_families
@@ -52,7 +52,7 @@ def test_a_large_backlog_is_estimated(new_dsns: Callable[[int], list[str]], monk
         krablet.add(rows(600))
         krablet.guarded(0, lambda c, _: c.execute("select pg_stat_force_next_flush()"))
         assert krablet.backlog("fake") == 600
-        monkeypatch.setattr("krea_data.krablet.counts.DUE_ROWS", 100)
+        monkeypatch.setattr("krea_data.krablet.queues.counts.DUE_ROWS", 100)
         assert krablet.backlog("fake") == 600  # by statistics
         krablet.complete("fake", dict.fromkeys(krablet.claim(FakeTask(), "w", 550, 60.0), Result()))
         assert krablet.backlog("fake") == 50

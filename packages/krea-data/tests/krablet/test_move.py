@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 from krea_data.krablet import Krablet, KrabletError, ShardDown
-from krea_data.krablet.clone import moving_tables
 from krea_data.krablet.connection import make_conninfo
-from krea_data.krablet.move import Moved, add_shard, cancel, move, rebalance, resume
-from krea_data.krablet.transfer import take_notes
+from krea_data.krablet.moves.clone import moving_tables
+from krea_data.krablet.moves.move import Moved, add_shard, cancel, move, rebalance, resume
+from krea_data.krablet.moves.transfer import take_notes
 from krea_data.rows import Claim, Result
 from krea_data.testing import FakeTask, rows
 from psycopg import sql

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 from krea_data.contract_queue import TypedFake
-from krea_data.krablet import Krablet, controls
+from krea_data.krablet import Krablet
 from krea_data.krablet.dag import load
-from krea_data.krablet.move import Moved, add_shard, move
-from krea_data.krablet.record_tables import declare_record, load_records
-from krea_data.krablet.records import Column, Record
+from krea_data.krablet.moves.move import Moved, add_shard, move
+from krea_data.krablet.queues import controls
+from krea_data.krablet.records.rules import Column, Record
+from krea_data.krablet.records.tables import declare_record, load_records
 from krea_data.rows import Result
 from krea_data.testing import FakeTask, rows
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from krea_data.krablet import Krablet, pluck
-from krea_data.krablet.move import add_shard, move, rebalance
+from krea_data.krablet.moves.move import add_shard, move, rebalance
 from krea_data.krablet.pluck import handle
 from krea_data.krablet.pluck.keys import make_key
 from krea_data.krablet.pluck.maps import sweep

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from krea_data.krablet import Krablet, pluck
-from krea_data.krablet.answers import Answer
 from krea_data.krablet.pluck import maps, plan, spans
 from krea_data.krablet.pluck.keys import make_key
 from krea_data.krablet.pluck.question import Job, Limits, Question, key_range
 from krea_data.krablet.pluck.rows import Reader
 from krea_data.krablet.pluck.spans import Page, Span
+from krea_data.krablet.queues.answers import Answer
 from krea_data.rows import Result, Row
 from krea_data.testing import rows
 

@@ -10,21 +10,21 @@ import psycopg
 import pyarrow as pa
 import pytest
 from krea_data.krablet import Krablet
-from krea_data.krablet.arrow import Writer, batches, rows_of
 from krea_data.krablet.connection import make_conninfo
 from krea_data.krablet.errors import SchemaError, ShardDown
-from krea_data.krablet.filters import parse_filter
-from krea_data.krablet.move import move
-from krea_data.krablet.moving import Mover
-from krea_data.krablet.plain import row_of
-from krea_data.krablet.pools import Pool, TooLarge, TooSlow
-from krea_data.krablet.reads import Limits, Reads
-from krea_data.krablet.record_reads import RecordReads
-from krea_data.krablet.record_tables import declare_record
-from krea_data.krablet.records import Column, Record
+from krea_data.krablet.moves.move import move
+from krea_data.krablet.moves.moving import Mover
+from krea_data.krablet.readers.arrow import Writer, batches, rows_of
+from krea_data.krablet.readers.filters import parse_filter
+from krea_data.krablet.readers.plain import row_of
+from krea_data.krablet.readers.pools import Pool, TooLarge, TooSlow
+from krea_data.krablet.readers.reads import Limits, Reads
+from krea_data.krablet.readers.scanning import letters
+from krea_data.krablet.readers.selects import Known, Page, all_columns, keys_statement, page_statement, parse_columns
+from krea_data.krablet.records.reads import RecordReads
+from krea_data.krablet.records.rules import Column, Record
+from krea_data.krablet.records.tables import declare_record
 from krea_data.krablet.rpc import Busy
-from krea_data.krablet.scanning import letters
-from krea_data.krablet.selects import Known, Page, all_columns, keys_statement, page_statement, parse_columns
 from krea_data.rows import Result, Row
 from krea_data.testing import rows
 
@@ -274,7 +274,7 @@ def test_a_server_that_dies_while_a_reader_connects_is_down(
         return connection
 
     async def work(reads: Reads) -> None:
-        monkeypatch.setattr("krea_data.krablet.pools.AsyncConnection.connect", cut_off)
+        monkeypatch.setattr("krea_data.krablet.readers.pools.AsyncConnection.connect", cut_off)
         with pytest.raises(ShardDown, match="does not answer"):
             await reads.get("synthetic/00001")
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from krea_data.krablet import SchemaError
-from krea_data.krablet.flush import store
-from krea_data.krablet.pieces import Piece, Rows
-from krea_data.krablet.record_tables import declare_record, load_records
-from krea_data.krablet.records import DELETE, Column, Record, Write, joined
+from krea_data.krablet.funnels.flush import store
+from krea_data.krablet.funnels.pieces import Piece, Rows
+from krea_data.krablet.records.rules import DELETE, Column, Record, Write, joined
+from krea_data.krablet.records.tables import declare_record, load_records
 from krea_data.krablet.shards import Shards
 
 RECORD = Record(

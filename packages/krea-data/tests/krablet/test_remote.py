@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from krea_data.contract import TableContract
 from krea_data.krablet import Krablet
-from krea_data.krablet.remote import RemoteTable
+from krea_data.krablet.readers.remote import RemoteTable
 from krea_data.krablet.rpc import Broken, Refused, Tokens
 from krea_data.rows import Result, Row
 from krea_data.testing import FakeTask, rows

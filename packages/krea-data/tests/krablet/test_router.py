@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from krea_data.krablet.move import plan
+from krea_data.krablet.moves.move import plan
 from krea_data.krablet.router import SlotMap, even, merged
 from krea_data.rows import Row
 

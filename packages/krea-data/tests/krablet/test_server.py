@@ -11,12 +11,12 @@ from subprocess import Popen
 import psycopg
 import pytest
 from krea_data.krablet import Krablet, ServerError, up
-from krea_data.krablet.binaries import Account, account, programs, reachable, server_version
 from krea_data.krablet.connection import refusal
-from krea_data.krablet.folder import Folder
-from krea_data.krablet.move import add_shard, rebalance
-from krea_data.krablet.postmaster import Postmaster
-from krea_data.krablet.sockets import socket_folder
+from krea_data.krablet.embedded.binaries import Account, account, programs, reachable, server_version
+from krea_data.krablet.embedded.folder import Folder
+from krea_data.krablet.embedded.postmaster import Postmaster
+from krea_data.krablet.embedded.sockets import socket_folder
+from krea_data.krablet.moves.move import add_shard, rebalance
 from krea_data.rows import Result
 from krea_data.testing import rows
 from psycopg.conninfo import conninfo_to_dict
@@ -60,7 +60,7 @@ def keeper(root: Path) -> int:
             command = (process / "cmdline").read_text().split("\0")
         except OSError:
             continue
-        if "krea_data.krablet.keeper" in command and str(root) in command:
+        if "krea_data.krablet.embedded.keeper" in command and str(root) in command:
             return int(process.name)
     return 0
 
@@ -301,7 +301,7 @@ def test_programs_that_the_account_cannot_reach_are_copied_once(
 ) -> None:
     """As with a virtual environment under /root; tmp_path is as closed as that."""
     monkeypatch.delenv("KRABLET_PG_BIN", raising=False)
-    monkeypatch.setattr("krea_data.krablet.binaries._CACHE", root / "cache")
+    monkeypatch.setattr("krea_data.krablet.embedded.binaries._CACHE", root / "cache")
     monkeypatch.setattr(tempfile, "tempdir", str(root))
     user, place = account(tmp_path / "none"), programs()
     packages = place.parents[2]

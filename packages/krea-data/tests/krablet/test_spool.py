@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from krea_data.krablet import ServerError
+from krea_data.krablet.funnels.spool import Spool
 from krea_data.krablet.rpc import Busy
-from krea_data.krablet.spool import Spool
 
 BODIES = [b"one", b"two" * 100, b"three"]
 

@@ -7,10 +7,10 @@ from uuid import uuid4
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict
 
-from krea_data.krablet.clone import clone_tables
 from krea_data.krablet.connection import Shard, make_conninfo
 from krea_data.krablet.errors import SchemaError, ShardDown
 from krea_data.krablet.migrate import migrate
+from krea_data.krablet.moves.clone import clone_tables
 from krea_data.krablet.router import BITS, SlotMap, even
 from krea_data.krablet.slots import Identity, Member, identity, know_member, set_up
 

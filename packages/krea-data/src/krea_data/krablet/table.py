@@ -9,14 +9,14 @@ from psycopg import Connection
 from krea_data.checks import check_lease, check_limit, check_name, check_row
 from krea_data.columns import typed_text
 from krea_data.interfaces import Task
-from krea_data.krablet import controls, counts
-from krea_data.krablet.answers import Answer, Entry, answers_of, complete_rows, insert_rows
-from krea_data.krablet.claim import Floor, Lease, fail_row, release_rows
-from krea_data.krablet.claiming import claim_shards
 from krea_data.krablet.dag import Dag, declare, declare_tasks
 from krea_data.krablet.errors import ShardDown
-from krea_data.krablet.exchange import exchange
-from krea_data.krablet.puts import Puts
+from krea_data.krablet.funnels.puts import Puts
+from krea_data.krablet.queues import controls, counts
+from krea_data.krablet.queues.answers import Answer, Entry, answers_of, complete_rows, insert_rows
+from krea_data.krablet.queues.claim import Floor, Lease, fail_row, release_rows
+from krea_data.krablet.queues.claiming import claim_shards
+from krea_data.krablet.queues.exchange import exchange
 from krea_data.krablet.router import SlotMap
 from krea_data.krablet.shards import Shards
 from krea_data.krablet.slots import check_current

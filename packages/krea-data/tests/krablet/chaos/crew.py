@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from krea_data.krablet.folder import FIRST_PORT, Folder
+from krea_data.krablet.embedded.folder import FIRST_PORT, Folder
 
 _PROGRAMS = Path(__file__).with_name("victims.py")
 _WAIT_S = 60.0

@@ -9,9 +9,9 @@ from concurrent.futures import Future
 
 import psycopg
 from krea_data.krablet import Krablet
-from krea_data.krablet.funnel_client import FunnelClient
-from krea_data.krablet.records import Column, Record
-from krea_data.krablet.remote import RemoteTable
+from krea_data.krablet.funnels.client import FunnelClient
+from krea_data.krablet.readers.remote import RemoteTable
+from krea_data.krablet.records.rules import Column, Record
 from krea_data.rows import Row
 from psycopg import sql
 

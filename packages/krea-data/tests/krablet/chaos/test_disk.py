@@ -9,8 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from krea_data.krablet import Krablet, KrabletError, ServerError, ShardDown, up
-from krea_data.krablet.folder import Folder
-from krea_data.krablet.funnel_client import Ack, FunnelClient
+from krea_data.krablet.embedded.folder import Folder
+from krea_data.krablet.funnels.client import Ack, FunnelClient
 from krea_data.rows import Row
 
 from .crew import Crew, wait_for

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from krea_data.krablet import Krablet, up
-from krea_data.krablet.check import check
-from krea_data.krablet.funnel_client import FunnelClient
+from krea_data.krablet.checks.check import check
+from krea_data.krablet.funnels.client import FunnelClient
 
 from .crew import Crew, wait_for
 from .load import COUNTER, Load, answers_given, counters, watch_results

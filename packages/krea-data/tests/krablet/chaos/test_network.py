@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from krea_data.krablet import Krablet
 from krea_data.krablet.connection import make_conninfo
-from krea_data.krablet.funnel_client import FunnelClient
+from krea_data.krablet.funnels.client import FunnelClient
 from psycopg.conninfo import conninfo_to_dict
 
 from .crew import Crew, wait_for

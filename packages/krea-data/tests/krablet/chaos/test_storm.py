@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from krea_data.krablet import Krablet, up
-from krea_data.krablet.funnel_client import FunnelClient
-from krea_data.krablet.move import resume
+from krea_data.krablet.funnels.client import FunnelClient
+from krea_data.krablet.moves.move import resume
 
 from .crew import Crew, wait_for
 from .load import COUNTER, Load, watch_results

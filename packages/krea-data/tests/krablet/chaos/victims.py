@@ -13,10 +13,10 @@ from typing import Any
 from uuid import uuid4
 
 from krea_data.krablet import Krablet
-from krea_data.krablet import move as moves
-from krea_data.krablet.funnel_process import run_funnel
-from krea_data.krablet.reader import run_reader
-from krea_data.krablet.remote import RemoteTable
+from krea_data.krablet.funnels.process import run_funnel
+from krea_data.krablet.moves import move as moves
+from krea_data.krablet.readers.process import run_reader
+from krea_data.krablet.readers.remote import RemoteTable
 from krea_data.rows import Result, Row
 from krea_data.worker import run
 

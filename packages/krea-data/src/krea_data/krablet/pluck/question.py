@@ -10,9 +10,9 @@ from psycopg import sql
 
 from krea_data.checks import check_name
 from krea_data.krablet.dag import Dag
-from krea_data.krablet.filter_sql import compiled
-from krea_data.krablet.filters import parse_filter
 from krea_data.krablet.names import result
+from krea_data.krablet.readers.filter_sql import compiled
+from krea_data.krablet.readers.filters import parse_filter
 
 __all__ = ["Job", "Keys", "Limits", "Question", "key_range"]
 
@@ -26,7 +26,7 @@ _LAST, _SURROGATES = 0x10FFFF, range(0xD800, 0xE000)
 class Question:
     """Which rows, and the task whose results are made: rows that have such a result are passed over.
 
-    `low` <= id < `high` where they are given; `where` is a filter as in `krea_data.krablet.filters`.
+    `low` <= id < `high` where they are given; `where` is a filter as in `krea_data.krablet.readers.filters`.
     """
 
     into: str

@@ -11,10 +11,10 @@ from typing import Any, LiteralString
 
 from psycopg import Connection, sql
 
-from krea_data.krablet.answers import Answer, store_rows
 from krea_data.krablet.arrays import Ints, Texts
 from krea_data.krablet.dag import Dag, StaleDag
 from krea_data.krablet.names import result
+from krea_data.krablet.queues.answers import Answer, store_rows
 
 __all__ = ["Fault", "Moved", "Page", "Span", "advance", "current", "give_back", "left", "lend", "renew"]
 

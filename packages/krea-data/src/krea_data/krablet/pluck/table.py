@@ -26,8 +26,8 @@ _RANGES = 8  # per worker, so that those who finish early find more to do
 class Table:
     """The rows of a krablet, or those that a filter, tasks or a range of ids leave of them.
 
-    `where` is a filter as in `krea_data.krablet.filters`; `kept_by` names tasks that must have kept a row; `key` is a
-    prefix of ids or a half-open range of them. Functions are signed with the key in `key_file`.
+    `where` is a filter as in `krea_data.krablet.readers.filters`; `kept_by` names tasks that must have kept a row;
+    `key` is a prefix of ids or a half-open range of them. Functions are signed with the key in `key_file`.
     """
 
     def __init__(

@@ -13,13 +13,13 @@ from typing import TypeVar
 
 import psycopg
 
-from krea_data.krablet.answers import Answer
 from krea_data.krablet.pluck.calls import QUICK_S, Caller, Said, Trouble, answered
 from krea_data.krablet.pluck.maps import sweep
 from krea_data.krablet.pluck.plan import largest, steal
 from krea_data.krablet.pluck.question import Job
 from krea_data.krablet.pluck.rows import Raw, Reader
 from krea_data.krablet.pluck.spans import Fault, Moved, Page, Span, advance, current, give_back, left, lend, renew
+from krea_data.krablet.queues.answers import Answer
 from krea_data.krablet.table import Krablet
 
 __all__ = ["Done", "Mapped", "Stopped", "Worker"]

@@ -1,0 +1,1 @@
+"""A look over a whole krablet: what breaks a rule, what slows a server down."""

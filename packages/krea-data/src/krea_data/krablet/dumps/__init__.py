@@ -1,0 +1,1 @@
+"""A krablet as a folder, and back."""

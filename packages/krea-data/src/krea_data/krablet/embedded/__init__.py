@@ -1,0 +1,1 @@
+"""PostgreSQL servers of our own, in a folder: started on demand, stopped with their last user."""

@@ -1,0 +1,1 @@
+"""Funnel servers: writes of many clients become few large transactions, each stored exactly once."""

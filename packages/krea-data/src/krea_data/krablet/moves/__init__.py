@@ -1,0 +1,1 @@
+"""Slots move from shard to shard while everybody goes on working."""

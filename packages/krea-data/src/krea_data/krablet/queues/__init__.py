@@ -1,0 +1,1 @@
+"""The queues of tasks on every shard: claims, answers, priorities, figures."""

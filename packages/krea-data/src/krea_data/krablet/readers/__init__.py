@@ -1,0 +1,1 @@
+"""Readers: servers through which everybody else reads and works, and the table as their clients see it."""

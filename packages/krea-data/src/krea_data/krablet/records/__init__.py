@@ -1,0 +1,1 @@
+"""Records: keyed values that many writers change at once, by the rules of their columns."""
