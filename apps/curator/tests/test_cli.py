@@ -23,6 +23,7 @@ FLAGS = {
     "dedup": {"--home", "--dsn"},
     "export": {"--seed", "--per-shard", "--stage", "--home", "--dsn"},
     "limits": {"--field", "--home", "--dsn"},
+    "review": {"--port", "--home", "--dsn"},
     "krablet up": {"--home", "--shards", "--http"},
     "krablet status": {"--home", "--dsn"},
     "krablet psql": {"--home", "--dsn", "--shard"},

@@ -14,6 +14,7 @@ from krea_data.demo import DEFAULT_SETS, SETS
 from krea_data.demo import corpus as demo_corpus
 from krea_data.demo import rows as corpus_rows
 from krea_data.krablet import Krablet
+from krea_data.limits.stages import stages
 from krea_data.shards import Settings
 from rich.console import Console
 from rich.live import Live
@@ -196,6 +197,20 @@ def export(
                 stage=None if stage is None else where.recipe.stage(stage),
             )
         print(f"{pictures} pictures in {out}")
+
+
+@app.command()
+def review(
+    port: Annotated[int, typer.Option(help="Port on this machine; any that is free unless given.")] = 0,
+    home: HomeFlag = HOME,
+    dsn: Dsns = None,
+) -> None:
+    """Serve a page on which to look at rows and decide: what was dropped and why, what stands next to a limit."""
+    from krea_curator.review.server import Review, serve  # these bring a web server, which other commands do not need
+
+    with plain_errors(), _table(home, dsn) as (table, where):
+        page = Review(table, where.blobs, stages(where.recipe.stages), ORDER[-1])
+        serve(page, port=port, ready=lambda address: typer.echo(f"{address}\nCtrl-C ends"))
 
 
 @app.command()

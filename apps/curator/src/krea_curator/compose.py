@@ -196,6 +196,7 @@ def export(
     rows: list[Row] = list(table.scan(kept_by=ORDER))
     if not rows:
         raise ValueError("no row has been kept by every task yet; see krea-curate funnel")
+    rows = [row for row in rows if row.dropped is None]  # a person may have dropped some that all tasks kept
     if stage is not None:
         left = [row for row in rows if stage.refusal(row) is None]
         if not left:

@@ -1,0 +1,1 @@
+"""A local page on which a person looks at rows and decides: `krea-curate review`."""
