@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from krea_data.card import card, sheet
 from krea_data.fitting import Size, fitted, nearest, sizes
 from krea_data.interfaces import Blobs
 from krea_data.rows import Row
@@ -30,6 +32,7 @@ __all__ = ["INDEX", "Settings", "export", "index"]
 
 INDEX = "index.jsonl"
 _ABOUT = "about.json"
+_SHEET = "pictures.webp"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +159,7 @@ def export(
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Write `out`: tars, index.jsonl, ATTRIBUTION.md and about.json; return it. One writer per folder at a time.
+    """Write `out`: tars, index.jsonl, ATTRIBUTION.md, a card and about.json; return it. One writer at a time.
 
     Where `out` holds this very export nothing is done; ValueError if it holds something else.
     """
@@ -185,12 +188,26 @@ def export(
     if settings.side_px is not None:
         about |= {"side_px": settings.side_px, "too_small": len(rows) - pictures}
     (work / "ATTRIBUTION.md").write_text(_attribution(plan), "utf-8")
+    _write_card(work, about)
     (work / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
     os.replace(work, out)
     for stray in out.parent.glob(f".{out.name}.*.new"):  # of exports that were given up
         shutil.rmtree(stray, ignore_errors=True)
     on_progress(len(plan), len(plan))
     return out
+
+
+def _write_card(work: Path, about: Mapping[str, Any]) -> None:
+    """What people look at, from what is written already."""
+    records = index(work)
+
+    def picture(record: Mapping[str, Any]) -> Image.Image:
+        with (work / record["shard"]).open("rb") as file:
+            file.seek(record["offset"])
+            return decode(file.read(record["bytes"]))[0]
+
+    (work / "README.md").write_text(card(records, about, _SHEET), "utf-8")
+    (work / _SHEET).write_bytes(sheet(records, picture))
 
 
 def index(folder: Path) -> list[dict[str, Any]]:

@@ -45,12 +45,10 @@ def groups(
     if not len(members) == len(vectors) == len(labels) or (authors is not None and len(authors) != len(labels)):
         raise ValueError(f"{len(members)} rows have {len(vectors)} vectors and {len(labels)} lists of labels; give all")
     everywhere = Counter(word for words in labels for word in set(words))
-    order = np.argsort(members, kind="stable")
-    numbers, starts = np.unique(np.asarray(members)[order], return_index=True)
-    parts = np.split(order, starts[1:]) if len(order) else []
-    usual = float(np.median([len(part) for part in parts])) if parts else 0.0
+    parts = _parts(np.asarray(members))
+    usual = float(np.median([len(part) for _, part in parts])) if parts else 0.0
     found: list[Group] = []
-    for number, part in zip(numbers.tolist(), parts, strict=True):
+    for number, part in parts:
         rows: tuple[int, ...] = tuple(part.tolist())
         words = _ranked([labels[row] for row in rows], everywhere, len(labels))
         alike = _alike(vectors[part])
@@ -70,6 +68,13 @@ def groups(
             )
         )
     return sorted(found, key=lambda group: (-len(group.rows), group.number))
+
+
+def _parts(members: NDArray[np.integer]) -> list[tuple[int, NDArray[np.intp]]]:
+    """Every cluster with the places of its rows."""
+    order = np.argsort(members, kind="stable")
+    numbers, starts = np.unique(members[order], return_index=True)
+    return list(zip(numbers.tolist(), np.split(order, starts[1:]), strict=True)) if len(order) else []
 
 
 def _ranked(labels: Sequence[Sequence[str]], everywhere: Mapping[str, int], rows: int) -> dict[str, float]:

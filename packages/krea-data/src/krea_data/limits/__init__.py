@@ -2,3 +2,5 @@
 
 Tasks measure and drop what no stage wants; a limit here is a choice that can be made again, and deletes nothing.
 """
+
+__all__: list[str] = []

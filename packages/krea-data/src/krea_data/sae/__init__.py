@@ -5,3 +5,5 @@
 
 `model` and `training` need torch: install krea-data[torch].
 """
+
+__all__: list[str] = []

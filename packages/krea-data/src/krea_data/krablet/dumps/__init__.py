@@ -1,1 +1,3 @@
 """A krablet as a folder, and back."""
+
+__all__: list[str] = []

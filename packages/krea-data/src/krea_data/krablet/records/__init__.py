@@ -1,1 +1,3 @@
 """Records: keyed values that many writers change at once, by the rules of their columns."""
+
+__all__: list[str] = []
