@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 FLAGS = {
     "fetch-demo": {"--set", "--side-px", "--cache"},
-    "ingest": {"--home", "--dsn"},
+    "ingest": {"--name", "--licence", "--author", "--workers", "--home", "--dsn"},
     "run": {
         *("--task", "--workers", "--until-idle", "--batch", "--lease", "--isolate", "--memory", "--timeout"),
         *("--home", "--dsn", "--leash"),
@@ -71,7 +71,7 @@ def test_help_gives_examples() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("ingest", "nowhere"), 2, "nowhere holds no rows.jsonl"),
+        (("ingest", "nowhere"), 2, "nowhere is not there"),
         (("run", "--task", "taste"), 2, "no task 'taste'"),
         (("export", "out"), 2, "no row has been kept"),
         (("krablet", "psql", "--shard", "7"), 2, "no shard 7; there are 0 to 1"),

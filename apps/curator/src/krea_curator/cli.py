@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from krea_data import sources
 from krea_data.demo import DEFAULT_SETS, SETS
 from krea_data.demo import corpus as demo_corpus
 from krea_data.demo import rows as corpus_rows
@@ -25,6 +26,7 @@ from krea_curator.curation import curate
 from krea_curator.effort import ISOLATED, LEASE_S, MEMORY_MIB, NONE, TIMEOUT_S, Effort
 from krea_curator.interrupt import sigterm_as_ctrl_c
 from krea_curator.options import HOME, Dsns, HomeFlag
+from krea_curator.sourcing import source_at
 from krea_curator.terminal import bars, note, plain_errors, progress
 
 __all__ = ["app"]
@@ -73,18 +75,35 @@ def fetch_demo(
 
 @app.command()
 def ingest(
-    corpus: Annotated[Path, typer.Argument(help="A folder with rows.jsonl and blobs/, such as fetch-demo prints.")],
+    places: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A corpus such as fetch-demo prints, a folder of pictures, WebDataset tars, Parquet lists of URLs,"
+            " or a saved Hugging Face dataset."
+        ),
+    ],
+    name: Annotated[str | None, typer.Option(help="What the ids of the rows begin with; from the place.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Of pictures that state none, such as CC0-1.0.")] = None,
+    author: Annotated[str | None, typer.Option(help="Of pictures that state none.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Files or downloads at a time.")] = 8,
     home: HomeFlag = HOME,
     dsn: Dsns = None,
 ) -> None:
-    """Take the rows and pictures of a corpus in. Doing it twice is harmless."""
-    with plain_errors(), _table(home, dsn) as (table, where):
-        with progress() as shown:
+    """Take rows and pictures in. Doing it again takes in what is missing, and nothing twice."""
+    with plain_errors():
+        source = source_at(places, name, licence, author)
+        with _table(home, dsn) as (table, where), progress() as shown:
             bar = shown.add_task("ingest", total=None)
-            new = compose.ingest(
-                table, where.blobs, corpus, lambda done, total: shown.update(bar, completed=done, total=total)
-            )
-        print(f"{new} new rows")
+
+            def on_rows(done: int, total: int | None) -> None:
+                shown.update(bar, completed=done, total=total)
+
+            if source is None:
+                new, without = compose.ingest(table, where.blobs, places[0], on_rows), 0
+            else:
+                found = sources.ingest(table, where.blobs, source, on_rows, workers=workers)
+                new, without = found.new, found.without
+        print(f"{new} new rows" + (f", {without} of them without a picture" if without else ""))
 
 
 @app.command()

@@ -1,6 +1,7 @@
 import imagehash
 import numpy as np
 import pytest
+from krea_data.tasks import hash as hashes
 from krea_data.tasks.hash import Hash, colour_hash, hexadecimal, perceptual_hash
 from PIL import Image, ImageDraw
 
@@ -46,6 +47,35 @@ def test_colour_hash_is_that_of_imagehash_bit_by_bit():
         theirs = imagehash.colorhash(image, binbits=3)
         assert np.array_equal(bits, theirs.hash.ravel())
         assert hexadecimal(bits) == str(theirs)
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_colours_count_the_same_by_hand_and_by_the_table_of_all_colours(table):
+    draw = np.random.default_rng(5)
+    images = pictures()
+    every = draw.integers(0, 256, (700, 300, 3), dtype=np.uint8)  # taller than what is looked up at a time
+    greyish = (every[..., :1] // 2 + draw.integers(0, 90, every.shape)).astype(np.uint8)  # of all saturations
+    images += [Image.fromarray(every), Image.fromarray(greyish)]
+    between = Image.new("RGB", (50, 50), (255, 85, 85))  # of the saturation that is neither faint nor bright
+    between.paste((255, 0, 0), (0, 0, 50, 25))
+    images.append(between)
+    found = colour_hash(images, table=table)
+    for image, bits in zip(images, found, strict=True):
+        assert np.array_equal(bits, imagehash.colorhash(image, binbits=3).hash.ravel())
+    assert colour_hash([], table=table).shape == (0, 42)
+    assert list(hashes._colour_counts(images[-3], table=table)) == hashes._colour_counts(images[-3], table=False)
+    assert sum(hashes._colour_counts(images[-3], table=table)) == 700 * 300
+
+
+def test_the_table_of_all_colours_is_made_when_it_pays(monkeypatch):
+    made: list[bool] = []
+    monkeypatch.setattr(hashes, "_PAYS", 5_000)
+    monkeypatch.setattr(hashes._Pace, "pixels", 0)
+    monkeypatch.setattr(hashes, "_pace", hashes._Pace())
+    monkeypatch.setattr(hashes, "_colour_counts", lambda image, *, table: made.append(table) or [0] * 15)
+    for _ in range(3):
+        colour_hash([Image.new("RGB", (50, 50))])
+    assert made == [False, False, True]
 
 
 def test_a_batch_hashes_as_one_by_one():

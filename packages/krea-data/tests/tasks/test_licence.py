@@ -19,3 +19,8 @@ def test_everything_else_goes_and_says_so(meta):
 def test_the_list_can_be_chosen():
     row = Row(id="a/1", blob="", meta={"licence": "CC-BY-SA-4.0"})
     assert Licence(allowed=("CC-BY-SA-4.0",))([row])[0].drop is None
+
+
+def test_rows_without_a_picture_go_on():
+    (result,) = Licence()([Row(id="a/1", blob="", meta={"problem": "the server said 404"})])
+    assert result.drop is None

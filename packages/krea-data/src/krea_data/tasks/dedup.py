@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from krea_data.rows import Result, Row
 
-__all__ = ["Dedup", "links", "stars"]
+__all__ = ["Dedup", "links", "rank_of", "stars"]
 
 _BITS = 144
 _CHUNK = 1_000_000  # pairs compared at a time
@@ -105,6 +105,13 @@ def stars(pairs: Iterable[tuple[int, int]]) -> dict[int, int]:
     return gone
 
 
+def rank_of(row: Row, prefer: Sequence[str]) -> tuple[float, ...]:
+    """Numbers that are lower for better rows: larger pictures, then smaller values in `meta` of the preferred keys."""
+    size = row.results["decode"].value if "decode" in row.results else {}
+    numbers = [float(row.meta[key]) if key in row.meta else float("inf") for key in prefer]
+    return -float(int(size.get("width", 0)) * int(size.get("height", 0))), *numbers
+
+
 def _tint(mean: str) -> tuple[int, int, int]:
     return int(mean[:2], 16), int(mean[2:4], 16), int(mean[4:], 16)
 
@@ -135,9 +142,7 @@ class Dedup:
             )
 
     def _rank(self, row: Row) -> tuple[object, ...]:
-        size = row.results["decode"].value if "decode" in row.results else {}
-        numbers = [float(row.meta[key]) if key in row.meta else float("inf") for key in self.prefer]
-        return -int(size.get("width", 0)) * int(size.get("height", 0)), *numbers, row.id
+        return *rank_of(row, self.prefer), row.id
 
     def __call__(self, rows: Sequence[Row]) -> list[Result]:
         """One result per row; the same rows give the same results in any order."""

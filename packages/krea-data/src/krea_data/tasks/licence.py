@@ -21,7 +21,10 @@ PERMISSIVE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Licence:
-    """Drops "licence" for rows whose `meta["licence"]` (SPDX) is not in the list; nothing stated counts as unknown."""
+    """Drops "licence" for rows whose `meta["licence"]` (SPDX) is not in the list; nothing stated counts as unknown.
+
+    Rows whose bytes could not be had stay, for `decode` to say so.
+    """
 
     allowed: tuple[str, ...] = PERMISSIVE
     name: str = "licence"
@@ -29,5 +32,9 @@ class Licence:
 
     def __call__(self, rows: Sequence[Row]) -> list[Result]:
         """One result per row."""
-        stated = [str(row.meta.get("licence") or "unknown") for row in rows]
-        return [Result(value={"licence": one}, drop=None if one in self.allowed else "licence") for one in stated]
+        return [self._result(row) for row in rows]
+
+    def _result(self, row: Row) -> Result:
+        stated = str(row.meta.get("licence") or "unknown")
+        fine = stated in self.allowed or bool(row.meta.get("problem"))
+        return Result(value={"licence": stated}, drop=None if fine else "licence")
