@@ -56,7 +56,7 @@ def test_lists_and_saved_datasets_are_told_apart(tmp_path: Path) -> None:
     assert isinstance(source_at([path], None, None, None), UrlSource)
     saved = tmp_path / "saved"
     saved.mkdir()
-    (saved / "dataset_info.json").write_text("{}")
+    (saved / "dataset_info.json").write_text('{"features": {"image": {"_type": "Image"}}}')
     (saved / "state.json").write_text('{"_data_files": []}')
     assert isinstance(source_at([saved], None, None, None), SavedSource)
 
