@@ -17,6 +17,7 @@ from krea_data.tasks.picture import decode
 __all__ = ["LENGTHS", "Caption", "captions", "label_words", "long", "medium", "short", "with_article"]
 
 LENGTHS = ("short", "medium", "long")
+_MORE = ("paragraph", "tags", "structured")  # that `krea_data.tasks.rewrite` writes too
 
 _MASS = frozenset(
     [
@@ -208,8 +209,9 @@ def long(meta: Mapping[str, Any], tints: Palette) -> str:
 
 
 def captions(row: Row) -> dict[str, str]:
-    """The captions by length that the task wrote; KeyError if it has not seen the row."""
-    return {length: row.results["caption"].value[length]["text"] for length in LENGTHS}
+    """The captions by length that the task wrote, and those of other forms if there are any; KeyError if it has not."""
+    value = row.results["caption"].value
+    return {form: value[form]["text"] for form in (*LENGTHS, *(more for more in _MORE if more in value))}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
