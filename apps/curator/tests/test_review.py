@@ -4,17 +4,18 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 from queue import Queue
 
+import httpx
 import pytest
 from krea_curator.review.decisions import decide
-from krea_curator.review.server import Review, app, serve
+from krea_curator.review.server import Review, serve
 from krea_curator.review.shelves import shelves, shown
 from krea_data.limits.stages import stages
 from krea_data.memory import MemoryTable
 from krea_data.rows import Result, Row
 from krea_data.testing import FakeTask, MemoryBlobs, rows
-from starlette.testclient import TestClient
 
 FIRST = FakeTask(name="flat")
 LAST = FakeTask(name="caption", after=("flat",))
@@ -77,29 +78,41 @@ def test_a_dropped_row_goes_on_and_is_taken_back(table: MemoryTable) -> None:
 
 
 @pytest.fixture
-def client(table: MemoryTable, blobs: MemoryBlobs) -> TestClient:
-    return TestClient(app(Review(table, blobs, STAGES, "caption"), "secret"))
+def address(table: MemoryTable, blobs: MemoryBlobs) -> str:
+    """The page on a thread that ends with the tests."""
+    ready: Queue[str] = Queue()
+    review = Review(table, blobs, STAGES, "caption")
+    threading.Thread(target=serve, args=(review,), kwargs={"ready": ready.put}, daemon=True).start()
+    return ready.get(timeout=20)
 
 
-def test_the_page_asks_and_decides(client: TestClient, table: MemoryTable, blobs: MemoryBlobs) -> None:
-    assert client.get("/").status_code == 404
-    assert client.get("/wrong/shelves").status_code == 404
-    assert "<title>Review" in client.get("/secret/").text
-    assert client.get("/secret/main.js").headers["content-type"].startswith("text/javascript")
-    names = {shelf["name"]: shelf["rows"] for shelf in client.get("/secret/shelves").json()}
+@pytest.fixture
+def client(address: str) -> Iterator[httpx.Client]:
+    """Asks the page below its key."""
+    with httpx.Client(base_url=address) as client:
+        yield client
+
+
+def test_the_page_asks_and_decides(client: httpx.Client, table: MemoryTable, blobs: MemoryBlobs) -> None:
+    root = str(client.base_url).rstrip("/").rpartition("/")[0]
+    assert httpx.get(root + "/").status_code == 404
+    assert httpx.get(root + "/wrong/shelves").status_code == 404
+    assert "<title>Review" in client.get("").text
+    assert client.get("main.js").headers["content-type"].startswith("text/javascript")
+    names = {shelf["name"]: shelf["rows"] for shelf in client.get("shelves").json()}
     assert names["kept"] == 8
-    page = client.get("/secret/rows", params={"shelf": "kept", "start": 5}).json()
+    page = client.get("rows", params={"shelf": "kept", "start": 5}).json()
     assert (page["total"], page["next"], len(page["rows"])) == (8, 8, 3)
     assert page["rows"][0]["captions"] == {"short": "a thing"}
     blob = page["rows"][0]["blob"]
-    answer = client.get(f"/secret/picture/{blob}")
+    answer = client.get(f"picture/{blob}")
     assert answer.content == blobs.get(blob)
     assert answer.headers["content-type"] == "image/png"
     ids = [row["id"] for row in page["rows"]]
-    changed = client.post("/secret/decide", content=json.dumps({"ids": ids, "keep": False, "note": "dull"})).json()
+    changed = client.post("decide", content=json.dumps({"ids": ids, "keep": False, "note": "dull"})).json()
     assert [row["dropped"] for row in changed["rows"]] == [["review", "review"]] * 3
     assert {row.id for row in table.scan() if row.dropped == ("review", "review")} == set(ids)
-    assert {shelf["name"]: shelf["rows"] for shelf in client.get("/secret/shelves").json()}["kept"] == 5
+    assert {shelf["name"]: shelf["rows"] for shelf in client.get("shelves").json()}["kept"] == 5
 
 
 @pytest.mark.parametrize(
@@ -113,21 +126,12 @@ def test_the_page_asks_and_decides(client: TestClient, table: MemoryTable, blobs
         ('{"ids": ["nowhere"], "keep": true}', "there is no row 'nowhere'"),
     ],
 )
-def test_bad_decisions_are_refused(client: TestClient, body: str, said: str) -> None:
-    answer = client.post("/secret/decide", content=body)
+def test_bad_decisions_are_refused(client: httpx.Client, body: str, said: str) -> None:
+    answer = client.post("decide", content=body)
     assert answer.status_code == 400
     assert said in answer.json()["error"]
-    assert client.get("/secret/rows", params={"shelf": "x"}).status_code == 400
-    assert client.get("/secret/picture/" + "0" * 64).status_code == 404
-
-
-@pytest.fixture
-def address(table: MemoryTable, blobs: MemoryBlobs) -> str:
-    """The page on a thread that ends with the tests."""
-    ready: Queue[str] = Queue()
-    review = Review(table, blobs, STAGES, "caption")
-    threading.Thread(target=serve, args=(review,), kwargs={"ready": ready.put}, daemon=True).start()
-    return ready.get(timeout=20)
+    assert client.get("rows", params={"shelf": "x"}).status_code == 400
+    assert client.get("picture/" + "0" * 64).status_code == 404
 
 
 def test_a_person_decides_with_the_keyboard(address: str, table: MemoryTable) -> None:
